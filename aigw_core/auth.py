@@ -1,0 +1,239 @@
+"""The admission decision: steps 2 to 9 of the request path, in that order, and the proof of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from aigw_core.credentials import Credential, find_credential
+from aigw_core.denyset import DenyReason, DenySet
+from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection
+from aigw_core.keys import VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
+from aigw_core.limiter import Aggregate, Limiter
+from aigw_core.messages import Length, RequestHead
+from aigw_core.policy import Policy, ProviderPolicy
+from aigw_core.routing import Route, bare_dialect, dialect_of, split_target
+from aigw_core.wires import Wire
+
+ROUTES_MAX: Final = 1_024
+"""Resolved targets that a policy remembers: an SDK uses a handful; model ids in paths are the long tail."""
+ROUTE_TARGET_MAX: Final = 512
+"""Bytes of a target worth remembering."""
+
+
+class Shared(Protocol):
+    """What admission needs of the gateway: the current, never the pinned, limiter and deny-set."""
+
+    limiter: Limiter
+    deny: DenySet
+    hash_key: bytes
+
+    def deny_unready(self) -> bool: ...
+
+
+@dataclass(slots=True)
+class Authorized:
+    """Passed steps 1 to 9. Made by :func:`authorize` only."""
+
+    caller: VirtualKey | None
+    """None: BYO."""
+    route: Route
+    provider: ProviderPolicy
+
+    @property
+    def managed(self) -> bool:
+        return self.caller is not None
+
+
+class Admitted:
+    """The proof that an exchange may reach a provider: 100-continue, the index and the relay ask for it."""
+
+    __slots__ = ("authorized",)
+
+    def __init__(self, authorized: Authorized, opened: str | None, expected: str | None) -> None:
+        """``opened`` is the id that the sink confirmed, ``expected`` the one that was asked; both None for BYO.
+
+        Raises LocalProtocolError where a managed caller's open record is not confirmed.
+        """
+        if authorized.caller is not None and (opened is None or opened != expected):
+            raise LocalProtocolError("a managed exchange is admitted by its own open record only")
+        self.authorized = authorized
+
+
+@dataclass(slots=True)
+class Refused:
+    """A refusal and the dialect in which the caller wants it."""
+
+    rejection: Rejection
+    dialect: Dialect
+
+
+@dataclass(slots=True, repr=False)
+class _Known:
+    """What a repeated head said before: good for as long as the policy is the same."""
+
+    policy: Policy
+    credential: Credential
+    route: Route
+    mark: bytes
+
+
+def _find_route(head: RequestHead, policy: Policy, credential: bytes) -> Route | Refused:
+    """Step 2."""
+    first = head.headers.first
+    anthropic = credential.startswith(b"sk-ant-") or b"x-api-key" in first or b"anthropic-version" in first
+    known = policy.routes.get((head.target, anthropic))
+    if known is not None:
+        return known
+    route = _resolve_route(head.target, policy, anthropic)
+    if isinstance(route, Route) and len(route.target) <= ROUTE_TARGET_MAX:
+        if len(policy.routes) >= ROUTES_MAX:
+            policy.routes.clear()
+        policy.routes[head.target, anthropic] = route
+    return route
+
+
+def _resolve_route(target: bytes, policy: Policy, anthropic: bool) -> Route | Refused:
+    segment, path, query = split_target(target)
+    if segment is None:
+        dialect = bare_dialect(path, anthropic)
+        segment = dialect.value
+        bare = True
+    else:
+        bare = False
+        provider = policy.providers.get(segment)
+        default = provider.dialect if provider is not None else Dialect.OPENAI
+        dialect = dialect_of(path, default, anthropic)
+    provider = policy.providers.get(segment)
+    if provider is None:
+        return Refused(Rejection(Reason.UNKNOWN_ROUTE, _known_providers(policy)), dialect)
+    scope = provider.scope.find(path)
+    wire = Wire.OPAQUE if scope is None else scope.wire
+    return Route(segment, path + query, path.decode("latin-1"), dialect, scope, bare, wire)
+
+
+def _known_providers(policy: Policy) -> str:
+    urls = ", ".join(f"/{name}{policy.providers[name].base_url}" for name in sorted(policy.providers))
+    return (
+        "The first path segment names no known provider. Set the SDK's base URL to this gateway's address"
+        f" followed by one of: {urls} (an Anthropic SDK takes it without /v1)."
+    )
+
+
+def _foreign_key(credential: Credential, route: Route, policy: Policy) -> Rejection | None:
+    """A caller's key must never go to the wrong provider because a path named none."""
+    keys = (credential.value, *credential.others)
+    for name, provider in policy.providers.items():
+        if name != route.provider and any(key.startswith(provider.key_prefixes) for key in keys):
+            return Rejection(Reason.WRONG_PROVIDER, f"This looks like a key of {name}: use the path /{name}/… instead.")
+    return None
+
+
+def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> Authorized | Refused:
+    """Decides over one request head; ``now`` is monotonic seconds."""
+    notes = head.notes
+    if notes is not None:
+        known = notes.auth
+        if isinstance(known, _Known) and known.policy is policy:
+            verdict = _judge(head, policy, shared, known.route, known.credential, known.mark, now)
+            return Refused(verdict, known.route.dialect) if isinstance(verdict, Rejection) else verdict
+    credential = find_credential(head.headers, head.target)
+    value = credential.value if isinstance(credential, Credential) else b""
+    route = _find_route(head, policy, value)
+    if isinstance(route, Refused):
+        return route
+    if isinstance(credential, Rejection):
+        return Refused(credential, route.dialect)
+    if credential is None:
+        return Refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route.dialect)
+    mark = fingerprint(credential.value, shared.hash_key)
+    if notes is not None:
+        notes.auth = _Known(policy, credential, route, mark)
+    verdict = _judge(head, policy, shared, route, credential, mark, now)
+    return Refused(verdict, route.dialect) if isinstance(verdict, Rejection) else verdict
+
+
+_NO_CREDENTIAL = "No API key was given: send it as `Authorization: Bearer` or `x-api-key`."
+
+
+def _judge(
+    head: RequestHead,
+    policy: Policy,
+    shared: Shared,
+    route: Route,
+    credential: Credential,
+    mark: bytes,
+    now: float,
+) -> Authorized | Rejection:
+    provider = policy.providers[route.provider]
+    if not credential.managed and route.bare:
+        foreign = _foreign_key(credential, route, policy)
+        if foreign is not None:
+            return foreign
+    caller = _limit_and_verify(head, policy, shared, credential, mark, int(now))
+    if isinstance(caller, Rejection):
+        return caller
+    if caller is not None and (denied := check_deny(caller, policy, shared)) is not None:
+        return denied
+    if b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade"):
+        return Rejection(Reason.UPGRADE)
+    if caller is not None:
+        if route.scope is None:
+            return Rejection(Reason.OUT_OF_SCOPE)
+        methods = route.scope.methods
+        if methods is not None and head.method not in methods:
+            return Rejection(Reason.WRONG_METHOD, allow=", ".join(m.decode() for m in methods))
+        if not provider.pool_key:
+            return Rejection(Reason.NO_POOL_KEY)
+    if policy.on_admission is not None:
+        refused = policy.on_admission(caller, route)
+        if refused is not None:
+            return refused
+    return Authorized(caller, route, provider)
+
+
+def _limit_and_verify(
+    head: RequestHead, policy: Policy, shared: Shared, credential: Credential, mark: bytes, window: int
+) -> VirtualKey | Rejection | None:
+    """Steps 4 to 6: None for BYO, the key for managed callers. ``mark`` is the credential's fingerprint."""
+    limiter = shared.limiter
+    known: VirtualKey | None = None
+    parsed = None
+    if credential.managed:
+        known = policy.keyring.lookup(mark)
+        if known is None:
+            try:
+                parsed = parse_virtual_key(credential.value)
+            except VirtualKeyError:
+                return Rejection(Reason.BAD_KEY)
+    if not limiter.allow(mark, policy.rate_limit_rps, window):
+        return Rejection(Reason.RATE_LIMITED)
+    if not credential.managed:
+        if not limiter.allow_aggregate(Aggregate.BYO, policy.byo_rate_limit_rps, window):
+            return Rejection(Reason.RATE_LIMITED)
+    elif parsed is not None and not limiter.allow_aggregate(
+        Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window
+    ):
+        return Rejection(Reason.RATE_LIMITED)
+    if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
+        return Rejection(Reason.TOO_LARGE, f"The request body exceeds {policy.max_request_bytes} bytes.")
+    if parsed is None:
+        return known
+    try:
+        return policy.keyring.verify(parsed, mark)
+    except VirtualKeyError:
+        return Rejection(Reason.BAD_KEY)
+
+
+def denied_rejection(reason: DenyReason) -> Rejection:
+    return Rejection(Reason.DENIED_SPEND if reason is DenyReason.SPEND else Reason.DENIED)
+
+
+def check_deny(caller: VirtualKey, policy: Policy, shared: Shared) -> Rejection | None:
+    """Step 7, asked again before the first upstream byte."""
+    reason = shared.deny.check(caller.tenant_id, caller.key_id)
+    if reason is not None:
+        return denied_rejection(reason)
+    if policy.deny_fail_closed and shared.deny_unready():
+        return Rejection(Reason.NOT_READY)
+    return None

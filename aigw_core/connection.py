@@ -1,0 +1,465 @@
+"""One downstream connection over HTTP/1.1 bytes: what drivers drive."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aigw_core.connection_base import LINGER_MAX, ConnectionBase
+from aigw_core.denyset import DenyReason
+from aigw_core.effects import (
+    Close,
+    CloseDownstream,
+    ConnectFailure,
+    Effect,
+    EmitFact,
+    ExchangeEffect,
+    ReleaseUpstream,
+    VoidFact,
+)
+from aigw_core.errors import RemoteProtocolError
+from aigw_core.exchange import Exchange
+from aigw_core.http1.bodies import LengthReader, reader_for
+from aigw_core.http1.heads import find_head_end
+from aigw_core.http1.upstream import ResponseReader
+from aigw_core.messages import RequestHead
+from aigw_core.states import ConnectionEvent, ConnectionState
+from aigw_core.timers import NEVER, Timer
+
+if TYPE_CHECKING:
+    pass
+
+_S, _V = ConnectionState, ConnectionEvent
+
+
+class Connection(ConnectionBase):
+    """The machine of one downstream connection: strict HTTP/1.1, keep-alive, one exchange at a time.
+
+    **Inputs.** Every one takes ``now`` (monotonic seconds, never backwards) and returns the effects it
+    causes; nothing is called back.
+
+    ======================================  ==============================================================
+    ``receive_downstream(data, now)``       bytes from the caller; ``b""`` is EOF
+    ``downstream_lost(now)``                the caller's connection is gone
+    ``downstream_blocked/writable(now)``    edges of the driver's write queue for this socket
+    ``upstream_connected(attempt, reused)`` the connection that ``Connect`` asked for is there
+    ``upstream_failed(attempt, reason)``    … is not to be had
+    ``receive_upstream(attempt, data)``     bytes from the provider; ``b""`` is EOF
+    ``upstream_lost(attempt, error)``       the provider's connection is gone
+    ``upstream_blocked/writable(attempt)``  as downstream
+    ``fact_opened(id)``, ``fact_refused``   the sink's answer to ``OpenFact``
+    ``tick(now)``                           call when ``deadline`` has passed
+    ``cut(reason)``                         end the exchange: tenant denied, or (None) grace over
+    ``drain()``                             finish what runs, then close
+    ``abandon()``                           the driver gives up; returns what the ledger is still owed
+    ======================================  ==============================================================
+
+    **Effects** are carried out in order, all of them, before the next input. Inputs are never re-entrant:
+    what happens while effects are carried out (a sink that answers at once, an idle connection that is
+    there) is fed afterwards.
+
+    * ``OpenFact(record)``: exactly one of these follows: ``fact_refused(id)`` from the sink, ``EmitFact``
+      with that id, or ``VoidFact(id)``. Answers with another id are ignored. Without an answer the machine
+      gives up after 5 seconds by itself.
+    * ``EmitFact(fact)`` stands first in its batch and is carried out synchronously: a non-blocking put into
+      room that the sink reserved when it accepted the record.
+    * ``Connect(origin, attempt, …)``: answer with ``upstream_connected`` or ``upstream_failed``. ``attempt``
+      counts over the life of the connection and is never reused; inputs of any other attempt are ignored,
+      so a late ``connection_lost`` needs no care.
+    * ``ReleaseUpstream(attempt, reusable, idle_timeout)``: the machine is through with it. Pool it if
+      reusable, else close it or stop connecting.
+    * ``SendUpstream`` and ``SendDownstream`` go into one ordered, bounded write queue per socket, which is
+      the driver's; the machine never sees a partial write. Relayed means returned in a ``SendDownstream``.
+      Tell ``…_blocked`` when a queue passes its mark and ``…_writable`` when it has drained; the write
+      timeout runs in between.
+    * ``CloseDownstream(LINGER)``: flush, half-close (TLS: close_notify), and go on feeding input. Until the
+      queue is empty the connection counts as blocked. The machine drops what arrives, up to 1 MiB or 2
+      seconds, and is then ``done``. ``CloseDownstream(ABORT)``: drop the queue, reset. No ``SendDownstream``
+      follows either of them.
+
+    **What a driver reads.** ``deadline`` (time and name of the earliest timer, or None), ``wake_at`` (a
+    cheap lower bound of it: arm for it, and when it fires call ``tick``), ``wants_downstream`` and
+    ``wants_upstream`` (advice: what was read already is accepted, bounded by the driver's read size), and
+    ``done``: close both sockets now, never before. An exchange may drain for its usage after the caller has
+    left, so ``done`` can come after ``downstream_lost``.
+
+    A driver calls ``abandon`` in its ``finally``; it is idempotent. Peer input never raises: it becomes a
+    refusal or an abort, and a fact where one is due. Misuse raises LocalProtocolError. Any split of the
+    incoming bytes gives the same bytes out, the same facts and the same final state.
+    """
+
+    __slots__ = ()
+
+    # Downstream
+
+    def receive_downstream(self, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the caller, or ``b""`` for EOF."""
+        if not data:
+            self._downstream_eof(now)
+            return self._take()
+        state = self._state
+        if state is _S.EXCHANGE and self._body_reader is not None:
+            self._read_body(data, now, [])
+        elif state is _S.LINGERING:
+            self._discarded += len(data)
+            if self._discarded > LINGER_MAX:
+                self._finish()
+        elif state not in (_S.DONE, _S.DETACHED) and not (state is _S.EXCHANGE and self._close_after):
+            self._buffer += data
+        if self._buffer:
+            self._advance(now)
+        return self._take()
+
+    def _advance(self, now: float) -> None:
+        """Works off the buffer as far as the states allow; bounded, since each turn consumes bytes or stops."""
+        while self._buffer:
+            state = self._state
+            if state is _S.DISCARDING:
+                self._discard(now)
+            elif not (state is _S.IDLE or state is _S.HEAD) or not self._read_head(now):
+                return
+
+    def _read_head(self, now: float) -> bool:
+        """True when a head was consumed, well-formed or not."""
+        buffer = self._buffer
+        if self._state is _S.IDLE:
+            if buffer.startswith(b"\r\n"):
+                # RFC 9112 §2.2: one empty line before the request line is let pass; a second is not.
+                del buffer[:2]
+                if not buffer:
+                    return False
+            elif buffer == b"\r":
+                return False
+            self._move(_V.BYTES)
+            self._searched = 0
+            self._timers.at[Timer.KEEPALIVE] = NEVER
+        try:
+            end = find_head_end(buffer, self._searched)
+            if end < 0:
+                self._searched = len(buffer)
+                if not self._timers.is_set(Timer.CLIENT_HEAD):
+                    self._timers.set(Timer.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
+                return False
+            head = self._memo.parse(bytes(buffer[:end]))
+        except RemoteProtocolError as error:
+            self._malformed(error, now)
+            return True
+        rest = bytes(buffer[end + 4 :])
+        buffer.clear()
+        self._begin(head, rest, now)
+        return True
+
+    def _malformed(self, error: RemoteProtocolError, now: float) -> None:
+        self._buffer.clear()
+        self._timers.clear(Timer.CLIENT_HEAD)
+        self._move(_V.REQUEST)
+        self._close_after = True
+        self._request = None
+        exchange = self._exchange = Exchange(
+            self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt
+        )
+        self._carry(exchange.request_malformed(error, now), now)
+
+    def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
+        self._timers.at[Timer.CLIENT_HEAD] = NEVER
+        self._move(_V.REQUEST)
+        self._request = head
+        self._body_reader = reader_for(head.framing)
+        headers = head.headers
+        if head.http_1_0 or (b"connection" in headers.first and b"close" in headers.tokens(b"connection")):
+            self._close_after = True
+        exchange = self._exchange = Exchange(
+            self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt
+        )
+        effects = exchange.request_head(head, now)
+        if self._body_reader is None:
+            exchange_ended = exchange.ended
+            if not exchange_ended:
+                effects += exchange.request_end(now)
+            else:
+                self._request_complete(exchange)
+            self._buffer += rest
+            self._carry(effects, now)
+        else:
+            if exchange.ended and len(rest):
+                # What came with the head counts before the decision whether the connection is kept.
+                rest = self._skip_body(rest)
+            if rest and not exchange.ended:
+                self._read_body(rest, now, effects)
+            else:
+                self._buffer += rest
+                self._carry(effects, now)
+
+    def _skip_body(self, data: bytes) -> bytes:
+        """Drops the part of a refused request's body that has arrived; returns what is left for the buffer."""
+        reader, exchange = self._body_reader, self._exchange
+        assert reader is not None
+        assert exchange is not None
+        if not isinstance(reader, LengthReader):
+            return data
+        _, after = reader.feed(data)
+        if after is None:
+            return b""
+        self._body_reader = None
+        self._request_complete(exchange)
+        return after
+
+    @staticmethod
+    def _request_complete(exchange: Exchange) -> None:
+        if exchange.request is not None:
+            exchange.request.done = True
+
+    def _read_body(self, data: bytes, now: float, effects: list[ExchangeEffect]) -> None:
+        """Feeds body bytes; ``effects`` are those that come first in the same batch."""
+        reader, exchange = self._body_reader, self._exchange
+        assert reader is not None
+        assert exchange is not None
+        try:
+            payload, rest = reader.feed(data)
+        except RemoteProtocolError as error:
+            self._body_reader = None
+            self._close_after = True
+            if error.payload:
+                effects += exchange.request_body(error.payload, now)
+            self._carry(effects + exchange.request_broken(error, now), now)
+            return
+        if payload:
+            effects += exchange.request_body(payload, now)
+        if rest is not None:
+            self._body_reader = None
+            effects += exchange.request_end(now)
+            if not self._close_after:
+                self._buffer += rest
+        self._carry(effects, now)
+
+    def _discard(self, now: float) -> None:
+        reader = self._body_reader
+        assert reader is not None
+        _, rest = reader.feed(bytes(self._buffer))
+        self._buffer.clear()
+        if rest is not None:
+            self._body_reader = None
+            self._timers.clear(Timer.CLIENT_BODY)
+            self._buffer += rest
+            self._next(now)
+
+    def _downstream_eof(self, now: float) -> None:
+        self._eof = True
+        state = self._state
+        if state is _S.EXCHANGE:
+            self._caller_left(now)
+            self._out.append(CloseDownstream(Close.ABORT))
+        elif state in (_S.IDLE, _S.HEAD, _S.DISCARDING):
+            self._linger(now)
+        elif state is _S.LINGERING and not self._downstream_blocked:
+            self._timers.set(Timer.LINGER, now)
+
+    def downstream_lost(self, now: float) -> list[Effect]:
+        """The caller's connection is gone; nothing can be sent any more."""
+        if self._state is _S.EXCHANGE:
+            self._caller_left(now)
+        elif self._state is not _S.DETACHED:
+            self._finish()
+        self._down.clear()
+        return self._take()
+
+    def _caller_left(self, now: float) -> None:
+        exchange = self._exchange
+        assert exchange is not None
+        self._body_reader = None
+        effects = exchange.downstream_lost(now)
+        # From here on nothing is said downstream, whether the exchange drains or is over.
+        self._move(_V.DETACH)
+        self._carry(effects, now)
+        self._down.clear()
+
+    def downstream_blocked(self, now: float) -> list[Effect]:
+        self._downstream_blocked = True
+        self._timers.clear(Timer.LINGER)
+        if self._state not in (_S.DONE, _S.DETACHED):
+            self._timers.set(Timer.CLIENT_WRITE, now + self._gateway.policy.timeouts.client_write)
+        if self._exchange is not None:
+            self._exchange.downstream_blocked(now)
+        return []
+
+    def downstream_writable(self, now: float) -> list[Effect]:
+        self._downstream_blocked = False
+        self._timers.clear(Timer.CLIENT_WRITE)
+        if self._exchange is not None:
+            self._exchange.downstream_writable(now)
+        if self._state is _S.LINGERING:
+            self._timers.set(Timer.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
+        return []
+
+    # Upstream
+
+    def upstream_connected(self, attempt: int, reused: bool, now: float) -> list[Effect]:
+        """A connection for the attempt; ``reused`` if it comes from the pool."""
+        exchange = self._exchange
+        return [] if exchange is None else self._follow(exchange.upstream_connected(attempt, reused, now), now)
+
+    def upstream_failed(self, attempt: int, failure: ConnectFailure, now: float) -> list[Effect]:
+        exchange = self._exchange
+        return [] if exchange is None else self._follow(exchange.upstream_failed(attempt, failure, now), now)
+
+    def receive_upstream(self, attempt: int, data: bytes, now: float) -> list[Effect]:
+        """Bytes from the provider, or ``b""`` for EOF."""
+        exchange, reader = self._exchange, self._upstream
+        if exchange is None or attempt != exchange.attempt or exchange.ended:
+            return []
+        if not data:
+            self._upstream_eof(exchange, reader, attempt, now)
+            return self._take()
+        if reader is None:
+            # Bytes that nobody asked for (response-queue poisoning): this connection is worthless.
+            self._carry(exchange.upstream_broken(attempt, now), now)
+            return self._take()
+        try:
+            self._read_response(exchange, reader, attempt, data, now)
+        except RemoteProtocolError:
+            self._carry(exchange.upstream_broken(attempt, now), now)
+        if self._buffer:
+            self._advance(now)
+        return self._take()
+
+    def _read_response(self, exchange: Exchange, reader: ResponseReader, attempt: int, data: bytes, now: float) -> None:
+        if reader.in_body:
+            self._carry(self._response_body(exchange, reader, attempt, reader.body(data), now), now)
+            return
+        reader.push(data)
+        while self._upstream is reader and (head := reader.head()) is not None:
+            self._keep_alive = reader.keep_alive
+            effects = exchange.response_head(attempt, head, now)
+            final = head.status >= 200
+            if final and not exchange.ended:
+                effects += self._response_body(exchange, reader, attempt, reader.first_body(), now)
+            self._carry(effects, now)
+            if final or exchange.ended:
+                return
+
+    def _response_body(
+        self, exchange: Exchange, reader: ResponseReader, attempt: int, read: tuple[bytes, bool], now: float
+    ) -> list[ExchangeEffect]:
+        """What was well-formed is relayed, even where the framing breaks right behind it."""
+        payload, over = read
+        effects = exchange.response_body(attempt, payload, now) if payload else []
+        if exchange.ended:
+            return effects
+        if reader.broken:
+            effects += exchange.upstream_broken(attempt, now)
+        elif over:
+            self._upstream = None
+            effects += exchange.response_end(attempt, now, reusable=reader.reusable)
+        return effects
+
+    def _upstream_eof(self, exchange: Exchange, reader: ResponseReader | None, attempt: int, now: float) -> None:
+        self._upstream = None
+        if reader is not None and reader.until_close:
+            self._carry(exchange.response_end(attempt, now, reusable=False, by_close=True), now)
+        else:
+            answered = reader is not None and reader.answered
+            self._carry(exchange.upstream_lost(attempt, now, answered=answered), now)
+        self._advance(now)
+
+    def upstream_lost(self, attempt: int, error: bool, now: float) -> list[Effect]:
+        """The provider's connection is gone; ``error`` False is an orderly end, as EOF."""
+        exchange, reader = self._exchange, self._upstream
+        if exchange is None or attempt != exchange.attempt or exchange.ended:
+            return []
+        if not error:
+            self._upstream_eof(exchange, reader, attempt, now)
+        else:
+            self._upstream = None
+            answered = reader is not None and reader.answered
+            self._carry(exchange.upstream_lost(attempt, now, answered=answered), now)
+            self._advance(now)
+        return self._take()
+
+    def upstream_blocked(self, attempt: int, now: float) -> list[Effect]:
+        if self._exchange is not None:
+            self._exchange.upstream_blocked(attempt, now)
+        return []
+
+    def upstream_writable(self, attempt: int, now: float) -> list[Effect]:
+        if self._exchange is not None:
+            self._exchange.upstream_writable(attempt, now)
+        return []
+
+    # Control
+
+    def fact_opened(self, fact_id: str, now: float) -> list[Effect]:
+        """The sink accepted the open record."""
+        exchange = self._exchange
+        return [] if exchange is None else self._follow(exchange.fact_opened(fact_id, now), now)
+
+    def fact_refused(self, fact_id: str, now: float) -> list[Effect]:
+        """The sink has no room for the record."""
+        exchange = self._exchange
+        return [] if exchange is None else self._follow(exchange.fact_refused(fact_id, now), now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Runs every timer that is due."""
+        while (timer := self._timers.due(now)) is not None:
+            self._on_timer(timer, now)
+            self._advance(now)
+        self._timers.settle()
+        return self._take()
+
+    def _on_timer(self, timer: Timer, now: float) -> None:
+        state = self._state
+        if timer is Timer.LINGER or state is _S.LINGERING:
+            self._finish()
+        elif timer is Timer.KEEPALIVE or (timer is Timer.CLIENT_HEAD and state is _S.IDLE):
+            self._linger(now)
+        elif timer is Timer.CLIENT_HEAD:
+            self._malformed(RemoteProtocolError("The request head did not arrive in time.", 408), now)
+        elif timer is Timer.CLIENT_WRITE:
+            self._write_timeout(now)
+        elif timer is Timer.CLIENT_BODY and state is _S.DISCARDING:
+            self._linger(now)
+        elif self._exchange is not None:
+            self._carry(self._exchange.on_timer(timer, now), now)
+
+    def _write_timeout(self, now: float) -> None:
+        """The caller does not read: whatever is queued will never arrive."""
+        if self._exchange is not None and self._state is _S.EXCHANGE:
+            self._carry(self._exchange.on_timer(Timer.CLIENT_WRITE, now), now)
+        if self._state is not _S.DONE:
+            self._abort()
+
+    def cut(self, reason: DenyReason | None, now: float) -> list[Effect]:
+        """Ends a running exchange; a connection without one is closed."""
+        self._close_after = True
+        if self._state in (_S.EXCHANGE, _S.DETACHED) and self._exchange is not None:
+            self._carry(self._exchange.cut(reason, now), now)
+        elif self._state is _S.LINGERING:
+            self._finish()
+        elif self._state is not _S.DONE:
+            self._abort()
+        return self._take()
+
+    def drain(self, now: float) -> list[Effect]:
+        """Finish the running exchange, carry no other one, close."""
+        if self._state in (_S.IDLE, _S.DISCARDING):
+            self._linger(now)
+        elif self._state is not _S.DONE:
+            self._close_after = True
+        return self._take()
+
+    def abandon(self, now: float) -> list[Effect]:
+        """For the driver's ``finally``: the EmitFact or VoidFact still due, and what to release. Idempotent."""
+        effects: list[Effect] = []
+        if self._exchange is not None:
+            due = self._exchange.abandon(now)
+            effects += [e for e in due if isinstance(e, EmitFact | VoidFact | ReleaseUpstream)]
+        self._finish()
+        self._down.clear()
+        self._up.clear()
+        self._out.clear()
+        return effects
+
+    def _follow(self, effects: list[ExchangeEffect], now: float) -> list[Effect]:
+        if effects:
+            self._carry(effects, now)
+            if self._buffer:
+                self._advance(now)
+        return self._take()

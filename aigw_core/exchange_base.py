@@ -1,0 +1,251 @@
+"""What the inputs of an exchange share: its state, and every way to end it."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final
+
+from aigw_core.answers import own_answer
+from aigw_core.auth import Admitted, Authorized
+from aigw_core.effects import (
+    Connect,
+    CutResponse,
+    EmitFact,
+    ExchangeEffect,
+    ReleaseUpstream,
+    VoidFact,
+)
+from aigw_core.errors import Dialect, Rejection
+from aigw_core.facts import OpenRecord, Outcome
+from aigw_core.gateway import Cuttable, ExchangeLog
+from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
+from aigw_core.responseside import ResponseSide
+from aigw_core.settlement import settle
+from aigw_core.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
+from aigw_core.timers import NEVER, Timer, Timers
+
+if TYPE_CHECKING:
+    from aigw_core.gateway import Gateway
+
+CONNECT_RETRIES_MAX: Final = 2
+"""Connections tried beyond the first; each takes the next address."""
+
+_S, _E = ExchangeState, ExchangeEvent
+
+
+class Leg(IntEnum):
+    """The upstream connection of the current attempt."""
+
+    NONE = 0
+    CONNECTING = 1
+    READY = 2
+    BUSY = 3
+    RELEASED = 4
+
+
+class ExchangeBase:
+    """The state of one exchange and its ends; :class:`aigw_core.exchange.Exchange` adds the inputs."""
+
+    __slots__ = (
+        "_admitted",
+        "_authorized",
+        "_dialect",
+        "_leg",
+        "_out",
+        "_owner",
+        "_pending_end",
+        "_policy",
+        "_record",
+        "_reused",
+        "_started_at",
+        "_tries",
+        "attempt",
+        "continue_sent",
+        "ended",
+        "gateway",
+        "id",
+        "must_close",
+        "request",
+        "response",
+        "state",
+        "timers",
+    )
+
+    def __init__(
+        self, gateway: Gateway, *, owner: Cuttable | None = None, timers: Timers | None = None, last_attempt: int = 0
+    ) -> None:
+        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        self.gateway = gateway
+        self.state = _S.NEW
+        self.timers = timers if timers is not None else Timers()
+        self.id = ""
+        self.request: RequestSide | None = None
+        self.response = ResponseSide()
+        self.must_close = False
+        """The connection below must not carry another exchange."""
+        self.continue_sent = False
+        self._owner = owner
+        self._policy = gateway.policy
+        self._out: list[ExchangeEffect] = []
+        self._authorized: Authorized | None = None
+        self._admitted: Admitted | None = None
+        self._dialect = Dialect.OPENAI
+        self._record: OpenRecord | None = None
+        self._pending_end: tuple[Outcome, Rejection] | None = None
+        self.attempt = last_attempt
+        """The number of the latest upstream attempt."""
+        self.ended = False
+        self._leg = Leg.NONE
+        self._reused = False
+        self._tries = 0
+        self._started_at = 0.0
+
+    @property
+    def wants_request_body(self) -> bool:
+        """Advice: what was read already is accepted."""
+        request = self.request
+        if request is None or request.stopped or request.blocked:
+            return False
+        return request.held_size < REQUEST_HOLD_MAX
+
+    @property
+    def deadline(self) -> tuple[float, Timer] | None:
+        """The earliest timer and its name; reading it changes nothing."""
+        return self.timers.deadline
+
+    def _move(self, event: ExchangeEvent) -> None:
+        self.state = state = EXCHANGE_TABLE[self.state][event]
+        self.ended = state is _S.ENDED
+
+    def _take(self) -> list[ExchangeEffect]:
+        out, self._out = self._out, []
+        return out
+
+    # Upstream
+
+    def _connect(self, now: float, *, fresh: bool = False) -> None:
+        assert self._authorized is not None
+        self.attempt += 1
+        self._leg = Leg.CONNECTING
+        if self.timers.at[Timer.CONNECT] == NEVER:
+            self.timers.set(Timer.CONNECT, now + self._policy.timeouts.connect)
+        self._out.append(Connect(self._authorized.provider.origin, self.attempt, fresh, self._tries))
+
+    def _try_again(self, now: float) -> bool:
+        if self._tries >= CONNECT_RETRIES_MAX:
+            return False
+        self._tries += 1
+        self.gateway.stats.retries += 1
+        self._connect(now, fresh=True)
+        return True
+
+    def _release(self, *, reusable: bool) -> None:
+        if self._leg in (Leg.CONNECTING, Leg.READY, Leg.BUSY):
+            assert self._authorized is not None
+            # A connection that never carried a byte of this exchange is as good as it was.
+            unused = self._leg is Leg.READY
+            idle = self._authorized.provider.idle_timeout
+            self._out.append(ReleaseUpstream(self.attempt, reusable or unused, idle))
+        self._leg = Leg.RELEASED
+
+    # Ends
+
+    def _refused(self, rejection: Rejection, now: float) -> None:
+        reason = rejection.reason.name.lower()
+        self.gateway.stats.count_rejection(reason)
+        self._log(reason, now)
+        self._answer(rejection)
+
+    def _void(self, rejection: Rejection | None, now: float) -> None:
+        """Ends while ``opening``: no fact, and the sink is told so."""
+        self._out.insert(0, VoidFact(self.id))
+        self._end_opening(rejection, now)
+
+    def _end_opening(self, rejection: Rejection | None, now: float) -> None:
+        self._move(_E.VOID)
+        self._release(reusable=False)
+        if rejection is not None:
+            self._refused(rejection, now)
+        self._close_books()
+
+    def _end_now_or_later(self, outcome: Outcome, rejection: Rejection, now: float) -> None:
+        """While ``opening`` the verdict waits for the sink: what was admitted ends in a fact."""
+        if self.state is _S.OPENING:
+            self._pending_end = self._pending_end or (outcome, rejection)
+        else:
+            self._fail(outcome, rejection, now)
+
+    def _fail(self, outcome: Outcome, rejection: Rejection, now: float) -> None:
+        """Answers where no head is out yet, cuts where one is, and concludes."""
+        if self.state is _S.DRAINING:
+            outcome = Outcome.CLIENT_ABORT
+        elif self.state is _S.RESPONDING:
+            self.must_close = True
+            self._out.append(CutResponse())
+        else:
+            self._answer(rejection)
+        self._conclude(outcome, now, rejection.reason.name.lower())
+
+    def _conclude(self, outcome: Outcome, now: float, why: str = "") -> None:
+        """The only way out for an admitted exchange: the fact first, then the connection is given back."""
+        authorized, request, response = self._authorized, self.request, self.response
+        assert authorized is not None
+        assert request is not None
+        reached = self.state > _S.ADMITTED
+        if response.meter is not None and outcome is not Outcome.COMPLETE:
+            response.meter.finish(False)
+        if self._leg is not Leg.RELEASED:
+            self._release(reusable=False)
+        self._move(_E.CONCLUDE)
+        if self._record is None:
+            self.gateway.stats.count_byo(authorized.route.provider, response.status)
+        else:
+            fact = settle(
+                self._record,
+                authorized,
+                request,
+                response,
+                outcome,
+                reached_provider=reached,
+                started_at=self._started_at,
+                now=now,
+            )
+            outcome = fact.outcome
+            self._out.insert(0, EmitFact(fact))
+            self.gateway.stats.count_fact(fact)
+        if outcome is not Outcome.COMPLETE:
+            self._log(outcome, now, why)
+        if authorized.caller is not None and self._owner is not None:
+            self.gateway.unregister(self._owner, authorized.caller)
+        self._close_books()
+
+    def _close_books(self) -> None:
+        self.gateway.active -= 1
+        self.timers.clear_exchange()
+        if self.request is not None and self.request.held_size:
+            self.request.take_held()
+
+    def _answer(self, rejection: Rejection) -> None:
+        """Our own response, in the caller's dialect."""
+        request = self.request
+        method = b"" if request is None else request.head.method
+        if request is not None:
+            request.stopped = True
+        self.response.status = rejection.status
+        self.response.begun = True
+        self._out += own_answer(rejection, self._dialect, self.id, method, self.must_close)
+
+    def _log(self, reason: str, now: float, detail: str = "") -> None:
+        route = self._authorized.route if self._authorized is not None else None
+        self.gateway.stats.failures.append(
+            ExchangeLog(
+                id=self.id,
+                provider=route.provider if route is not None else None,
+                wire=route.wire if route is not None else None,
+                reason=reason,
+                status=self.response.status,
+                upstream_status=self.response.upstream_status,
+                duration_ms=int((now - self._started_at) * 1000),
+                detail=detail,
+            )
+        )

@@ -1,0 +1,219 @@
+"""The usage fact: one exact record per managed exchange, and the open record that promises it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from json.encoder import encode_basestring_ascii
+from typing import Final
+
+FACT_VERSION: Final = 1
+FACT_MAX_BYTES: Final = 32_768
+"""One encoded fact. Sinks reserve this much when a record is opened, so it must be a hard limit."""
+ENDPOINT_MAX: Final = 1_024
+"""Characters of a path that are kept: a model id in it may be as long as a request head."""
+
+
+class Outcome(StrEnum):
+    """How an admitted exchange ended."""
+
+    COMPLETE = "complete"
+    UPSTREAM_ERROR = "upstream_error"
+    REFUSED = "refused"
+    CLIENT_ABORT = "client_abort"
+    UPSTREAM_ABORT = "upstream_abort"
+    TIMEOUT = "timeout"
+    GATEWAY_CUT = "gateway_cut"
+    GATEWAY_LOST = "gateway_lost"
+
+
+@dataclass(slots=True)
+class OpenRecord:
+    """What is known at admission: enough to write the fact of an exchange whose process died."""
+
+    id: str
+    time: str
+    tenant_id: int
+    vpc_id: int
+    key_id: int | None
+    kid: int
+    provider: str
+    wire: str
+    endpoint: str
+    deny_revision: int | None
+    deny_stale_ms: int | None
+
+    def encode(self) -> bytes:
+        """One JSON object without a newline."""
+        return _dumps(
+            {
+                "v": FACT_VERSION,
+                "id": self.id,
+                "time": self.time,
+                "tenant_id": str(self.tenant_id),
+                "vpc_id": str(self.vpc_id),
+                "key_id": None if self.key_id is None else str(self.key_id),
+                "kid": self.kid,
+                "provider": self.provider,
+                "wire": self.wire,
+                "endpoint": self.endpoint[:ENDPOINT_MAX],
+                "deny_revision": self.deny_revision,
+                "deny_stale_ms": self.deny_stale_ms,
+            }
+        )
+
+
+@dataclass(slots=True)
+class UsageFact:
+    """The one usage record of a managed exchange; fields as in the reference, ``null`` where unknown.
+
+    Ids that may exceed 2**53 are decimal strings in the encoded form. Durations are milliseconds, byte
+    counts are body bytes relayed, tokens are integers in disjoint classes.
+    """
+
+    opened: OpenRecord
+    outcome: Outcome
+    usage_status: str
+    duration_ms: int | None = None
+    ttft_ms: int | None = None
+    streaming: bool | None = None
+    requested_model: str | None = None
+    model: str | None = None
+    status: int | None = None
+    upstream_status: int | None = None
+    upstream_request_id: str | None = None
+    tokens: dict[str, int] | None = None
+    usage: dict[str, object] | None = None
+    estimate: dict[str, object] | None = None
+    service_tier: str | None = None
+    server_tool_calls: dict[str, int] | None = None
+    flags: set[str] | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    @property
+    def id(self) -> str:
+        return self.opened.id
+
+    def as_dict(self) -> dict[str, object]:
+        """Every field of the reference table, in its order."""
+        opened = self.opened
+        return {
+            "v": FACT_VERSION,
+            "id": opened.id,
+            "time": opened.time,
+            "duration_ms": self.duration_ms,
+            "ttft_ms": self.ttft_ms,
+            "tenant_id": str(opened.tenant_id),
+            "vpc_id": str(opened.vpc_id),
+            "key_id": None if opened.key_id is None else str(opened.key_id),
+            "kid": opened.kid,
+            "provider": opened.provider,
+            "wire": opened.wire,
+            "endpoint": opened.endpoint[:ENDPOINT_MAX],
+            "streaming": self.streaming,
+            "requested_model": self.requested_model,
+            "model": self.model,
+            "status": self.status,
+            "upstream_status": self.upstream_status,
+            "upstream_request_id": self.upstream_request_id,
+            "outcome": self.outcome,
+            "usage_status": self.usage_status,
+            "tokens": self.tokens or {},
+            "usage": self.usage,
+            "estimate": self.estimate,
+            "service_tier": self.service_tier,
+            "server_tool_calls": self.server_tool_calls,
+            "flags": sorted(self.flags) if self.flags else [],
+            "deny_revision": opened.deny_revision,
+            "deny_stale_ms": opened.deny_stale_ms,
+            "request_bytes": self.request_bytes,
+            "response_bytes": self.response_bytes,
+        }
+
+    def encode(self) -> bytes:
+        """One JSON object without a newline, at most FACT_MAX_BYTES."""
+        encoded = self._encode_members().encode("ascii")
+        return encoded if len(encoded) <= FACT_MAX_BYTES else self._encode_bounded()
+
+    def _encode_members(self) -> str:
+        # By hand, since this runs once per request: 7 µs against 18 µs for as_dict() and a JSONEncoder.
+        opened = self.opened
+        tokens = ",".join([f'"{name}":{count}' for name, count in self.tokens.items()]) if self.tokens else ""
+        flags = ",".join([f'"{flag}"' for flag in sorted(self.flags)]) if self.flags else ""
+        return (
+            f'{{"v":{FACT_VERSION},"id":"{opened.id}","time":"{opened.time}",'
+            f'"duration_ms":{_NULL if self.duration_ms is None else self.duration_ms},'
+            f'"ttft_ms":{_NULL if self.ttft_ms is None else self.ttft_ms},'
+            f'"tenant_id":"{opened.tenant_id}","vpc_id":"{opened.vpc_id}",'
+            f'"key_id":{_text(None if opened.key_id is None else str(opened.key_id))},"kid":{opened.kid},'
+            f'"provider":{encode_basestring_ascii(opened.provider)},"wire":{encode_basestring_ascii(opened.wire)},'
+            f'"endpoint":{_text(opened.endpoint[:ENDPOINT_MAX])},'
+            f'"streaming":{_BOOLEANS[self.streaming]},"requested_model":{_text(self.requested_model)},'
+            f'"model":{_text(self.model)},"status":{_NULL if self.status is None else self.status},'
+            f'"upstream_status":{_NULL if self.upstream_status is None else self.upstream_status},'
+            f'"upstream_request_id":{_text(self.upstream_request_id)},"outcome":"{self.outcome}",'
+            f'"usage_status":"{self.usage_status}","tokens":{{{tokens}}},"usage":{_object(self.usage)},'
+            f'"estimate":{_object(self.estimate)},"service_tier":{_text(self.service_tier)},'
+            f'"server_tool_calls":{_object(self.server_tool_calls)},"flags":[{flags}],'
+            f'"deny_revision":{_NULL if opened.deny_revision is None else opened.deny_revision},'
+            f'"deny_stale_ms":{_NULL if opened.deny_stale_ms is None else opened.deny_stale_ms},'
+            f'"request_bytes":{self.request_bytes},"response_bytes":{self.response_bytes}}}'
+        )
+
+    def _encode_bounded(self) -> bytes:
+        """Less and less of what a caller or provider chose the size of, until it fits."""
+        row = self.as_dict()
+        row["flags"] = sorted({*(self.flags or ()), "usage_truncated"})
+        row["usage"] = _recognised(self.usage)
+        encoded = _dumps(row)
+        if len(encoded) <= FACT_MAX_BYTES:
+            return encoded
+        row["usage"] = None
+        for name in ("endpoint", "model", "requested_model", "upstream_request_id", "service_tier"):
+            value = row[name]
+            if isinstance(value, str):
+                row[name] = value[:_TEXT_MAX]
+        row["server_tool_calls"] = None
+        return _dumps(row)
+
+
+_TEXT_MAX: Final = 256
+"""Characters kept of each text of an oversize fact; five of them, escaped, stay far below the limit."""
+
+_MEMBERS_MAX: Final = 64
+"""Numbers kept of an oversize usage object: more than any provider states."""
+
+
+def _recognised(usage: dict[str, object] | None) -> dict[str, object] | None:
+    """The plain counters of a usage object that is too large to keep whole."""
+    if usage is None:
+        return None
+    kept: dict[str, object] = {}
+    for name, value in usage.items():
+        if len(kept) == _MEMBERS_MAX:
+            break
+        if len(name) <= 64 and type(value) is int and abs(value) < 2**64:
+            kept[name] = value
+    return kept
+
+
+_encoder = json.JSONEncoder(separators=(",", ":"))
+
+
+def _dumps(row: dict[str, object]) -> bytes:
+    # ASCII escapes keep lone surrogates, which providers do send, encodable.
+    return _encoder.encode(row).encode("ascii")
+
+
+_NULL: Final = "null"
+_BOOLEANS: Final = {None: "null", True: "true", False: "false"}
+
+
+def _text(value: str | None) -> str:
+    return _NULL if value is None else encode_basestring_ascii(value)
+
+
+def _object(value: object) -> str:
+    return _NULL if value is None else _encoder.encode(value)

@@ -1,0 +1,170 @@
+"""What a head becomes on its way through: the only bytes of a head that may differ (design: transparency)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aigw_core.auth import Authorized
+from aigw_core.credentials import CREDENTIAL_HEADERS
+from aigw_core.headers import DROPPED_PREFIXES, Field, Headers, hop_by_hop_of
+from aigw_core.messages import Chunked, Framing, Length, NoBody, RequestHead, ResponseHead
+from aigw_core.policy import Policy
+from aigw_core.routing import speaks_anthropic
+
+_IDENTITY: Field = (b"accept-encoding", b"accept-encoding", b"identity")
+_REWRITTEN = frozenset({b"host", b"content-length", b"anthropic-beta"})
+_NEVER_FORWARDED = frozenset({b"expect"})
+_MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | {b"accept-encoding"}
+_LENGTH = frozenset({b"content-length"})
+
+
+@dataclass(slots=True, repr=False)
+class _Known:
+    """The forwarded form of a repeated head: good for the same policy and kind of framing."""
+
+    policy: Policy
+    head: RequestHead
+    length_at: int
+
+
+def upstream_request_head(head: RequestHead, authorized: Authorized, policy: Policy, framing: Framing) -> RequestHead:
+    """The request as the provider gets it; ``framing`` is that of the forwarded body."""
+    notes = head.notes
+    if notes is None or not isinstance(framing, Length):
+        return _upstream_request_head(head, authorized, policy, framing)
+    known = notes.forwarding
+    if isinstance(known, _Known) and known.policy is policy:
+        fields = known.head.headers.fields.copy()
+        lower, name, _ = fields[known.length_at]
+        fields[known.length_at] = (lower, name, b"%d" % framing.n)
+        return RequestHead(known.head.method, known.head.target, Headers(fields), framing)
+    forwarded = _upstream_request_head(head, authorized, policy, framing)
+    length_at = [lower for lower, _, _ in forwarded.headers.fields].index(b"content-length")
+    notes.forwarding = _Known(policy, forwarded, length_at)
+    return forwarded
+
+
+def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Policy, framing: Framing) -> RequestHead:
+    managed = authorized.caller is not None
+    host, credential = _upstream_fields(authorized, policy)
+    dropped = hop_by_hop_of(head.headers) | _NEVER_FORWARDED
+    if managed:
+        dropped = dropped | _MANAGED_ONLY_DROPPED | policy.managed_drop_headers
+    out: list[Field] = []
+    for field in head.headers.fields:
+        lower, name, value = field
+        if lower in dropped or lower.startswith(DROPPED_PREFIXES):
+            continue
+        if lower in _REWRITTEN:
+            if lower == b"host":
+                field = (lower, name, host[2])
+            elif lower == b"content-length":
+                if not isinstance(framing, Length):
+                    continue
+                field = (lower, name, b"%d" % framing.n)
+            elif managed:
+                betas = _kept_betas(value, policy.managed_drop_betas)
+                if betas is None:
+                    continue
+                field = (lower, name, betas)
+        out.append(field)
+    first = head.headers.first
+    if b"host" not in first:
+        out.insert(0, host)
+    if managed:
+        assert credential is not None, "step 9 refuses managed callers of a provider without a pool key"
+        out.append(credential)
+        out.append(_IDENTITY)
+    if isinstance(framing, Chunked):
+        out.append((b"transfer-encoding", b"Transfer-Encoding", b"chunked"))
+    elif isinstance(framing, Length) and b"content-length" not in first:
+        out.append((b"content-length", b"Content-Length", b"%d" % framing.n))
+    return RequestHead(head.method, authorized.route.target, Headers(out), framing)
+
+
+def _upstream_fields(authorized: Authorized, policy: Policy) -> tuple[Field, Field | None]:
+    """Host and, where there is a pool key, the credential in the scheme of this provider and wire."""
+    provider, messages = authorized.provider, speaks_anthropic(authorized.route.wire)
+    known = policy.upstream_fields.get((provider.name, messages))
+    if known is not None:
+        return known
+    credential: Field | None = None
+    if provider.pool_key is not None:
+        scheme = provider.messages_auth_scheme if messages else None
+        name, value = (scheme or provider.auth_scheme).header(provider.pool_key.reveal())
+        credential = (name.lower(), name, value)
+    fields = ((b"host", b"Host", provider.origin.authority.encode()), credential)
+    policy.upstream_fields[provider.name, messages] = fields
+    return fields
+
+
+def _kept_betas(value: bytes, patterns: tuple[str, ...]) -> bytes | None:
+    """The value without the dropped tokens: untouched where none is dropped, None where none is left."""
+    tokens = [token.strip(b" \t") for token in value.split(b",")]
+    kept = [token for token in tokens if not any(_matches(token, pattern) for pattern in patterns)]
+    if len(kept) == len(tokens):
+        return value
+    return b",".join(kept) or None
+
+
+def _matches(token: bytes, pattern: str) -> bool:
+    lower = token.lower()
+    if pattern.endswith("*"):
+        return lower.startswith(pattern[:-1].lower().encode())
+    return lower == pattern.lower().encode()
+
+
+def _relayed(head: ResponseHead, dropped: frozenset[bytes], pool_key: bytes | None) -> tuple[bytes, list[Field]]:
+    """Reason phrase and fields of a provider's head; ``pool_key`` is overwritten where the provider echoes it."""
+    fields = [f for f in head.headers.fields if f[0] not in dropped and not f[0].startswith(DROPPED_PREFIXES)]
+    reason = head.reason
+    if pool_key is not None and pool_key in b"\n".join([reason, *[value for _, _, value in fields]]):
+        stars = b"*" * len(pool_key)
+        fields = [(lower, name, value.replace(pool_key, stars)) for lower, name, value in fields]
+        reason = reason.replace(pool_key, stars)
+    return reason, fields
+
+
+def downstream_response_head(
+    head: ResponseHead, framing: Framing, request_id: str, pool_key: bytes | None
+) -> ResponseHead:
+    """The provider's final head as the caller gets it."""
+    dropped = hop_by_hop_of(head.headers)
+    if not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204):
+        dropped = dropped | _LENGTH
+    reason, fields = _relayed(head, dropped, pool_key)
+    fields.append((b"x-aigw-request-id", b"x-aigw-request-id", request_id.encode()))
+    return ResponseHead(head.status, reason, Headers(fields), framing)
+
+
+def informational_head(head: ResponseHead, pool_key: bytes | None) -> ResponseHead:
+    """A 1xx head to relay: no id of ours, and no length (RFC 9110 §8.6)."""
+    reason, fields = _relayed(head, hop_by_hop_of(head.headers) | _LENGTH, pool_key)
+    return ResponseHead(head.status, reason, Headers(fields), head.framing)
+
+
+class KeyMask:
+    """Overwrites the pool key in a body; holds back at most the longest tail that could begin one."""
+
+    __slots__ = ("_held", "_key", "_stars")
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._stars = b"*" * len(key)
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._held:
+            data = self._held + data
+        *masked, tail = data.split(self._key)
+        self._held = b""
+        for size in range(min(len(self._key) - 1, len(tail)), 0, -1):
+            if self._key.startswith(tail[-size:]):
+                self._held = tail[-size:]
+                tail = tail[:-size]
+                break
+        return self._stars.join([*masked, tail])
+
+    def finish(self) -> bytes:
+        held, self._held = self._held, b""
+        return held

@@ -1,0 +1,180 @@
+"""What the connections of one process share: policy, limiter, deny-set, pool, ids, running exchanges."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aigw_core.clock import Clock, Ids
+from aigw_core.denyset import DenyChange, DenyReason, DenyScope, DenySet
+from aigw_core.keys import VirtualKey, fingerprint
+from aigw_core.limiter import Limiter
+from aigw_core.origin import Origin
+from aigw_core.policy import Policy
+from aigw_core.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from aigw_core.effects import Effect
+    from aigw_core.facts import UsageFact
+
+CLOCK_JUMP_MAX: Final = 5.0
+"""Seconds that the wall clock may step before the deny feed no longer counts as current."""
+FAILURES_KEPT: Final = 1_024
+"""Ended exchanges whose log record waits for the driver; it drains them every turn, so only a flood drops some."""
+
+
+class Cuttable(Protocol):
+    """A running exchange as whoever drives it knows it: a Connection, or an embedder's own object."""
+
+    def cut(self, reason: DenyReason | None, now: float) -> list[Effect]: ...
+
+
+@dataclass(slots=True)
+class ExchangeLog:
+    """One exchange that did not simply complete, as data for the log; free of secrets."""
+
+    id: str
+    provider: str | None
+    wire: str | None
+    reason: str
+    status: int | None
+    upstream_status: int | None
+    duration_ms: int
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since the process started; label sets are bounded by configuration, never by callers."""
+
+    requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    byo: dict[tuple[str, str], int] = field(default_factory=dict)
+    rejections: dict[str, int] = field(default_factory=dict)
+    tokens: dict[tuple[str, str], int] = field(default_factory=dict)
+    connect_failures: int = 0
+    retries: int = 0
+    connections_total: int = 0
+    failures: deque[ExchangeLog] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
+
+    def count_fact(self, fact: UsageFact) -> None:
+        opened = fact.opened
+        key = (opened.provider, opened.wire, fact.outcome)
+        self.requests[key] = self.requests.get(key, 0) + 1
+        for token_class, n in (fact.tokens or {}).items():
+            token_key = (opened.provider, token_class)
+            self.tokens[token_key] = self.tokens.get(token_key, 0) + n
+
+    def count_rejection(self, reason: str) -> None:
+        self.rejections[reason] = self.rejections.get(reason, 0) + 1
+
+    def count_byo(self, provider: str, status: int | None) -> None:
+        key = (provider, "none" if status is None else f"{status // 100}xx")
+        self.byo[key] = self.byo.get(key, 0) + 1
+
+
+class Gateway:
+    """Shared state. Like every part of the core it performs no I/O and is used from one thread."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        entropy: bytes,
+        limiter: Limiter,
+        now: float,
+        wall: float,
+        hash_key: bytes | None = None,
+        deny: DenySet | None = None,
+        pool_max_idle: int = 100,
+    ) -> None:
+        """``entropy``: at least 32 bytes from the system's generator, of this process alone: ids are told apart by it.
+
+        ``hash_key``: 16 to 64 random bytes under which credentials are counted, one for all workers that share a
+        limiter's buffer; by default out of ``entropy``. Raises ValueError for other lengths.
+
+        ``now`` is monotonic seconds, ``wall`` seconds since the epoch.
+        """
+        if len(entropy) < 32:
+            raise ValueError("at least 32 bytes of entropy are needed")
+        self.policy = policy
+        self.limiter = limiter
+        self.deny = deny if deny is not None else DenySet()
+        self.deny_state = "none"
+        """``none``, ``cold``, ``seeding``, ``live``, ``reconnecting``."""
+        self.deny_confirmed_at: float | None = None
+        """Monotonic seconds at which the feed last knew that it was current; None without a feed."""
+        self.pool: UpstreamPool[object] = UpstreamPool(max_idle=pool_max_idle)
+        self.stats = Stats()
+        self.draining = False
+        self.active = 0
+        self.hash_key = hash_key if hash_key is not None else entropy[5:32]
+        # A key of the wrong length is told now, not at the first request.
+        fingerprint(b"", self.hash_key)
+        self.ids = Ids(entropy)
+        self.clock = Clock(now, wall)
+        self._by_tenant: dict[int, dict[Cuttable, VirtualKey]] = {}
+
+    def deny_unready(self) -> bool:
+        """The deny-set has a feed that was never seeded."""
+        return self.deny_state in ("cold", "seeding") and self.deny.revision is None
+
+    def deny_stale_ms(self, now: float) -> int | None:
+        """Milliseconds since the feed was last current; None where there is no feed."""
+        if self.deny_confirmed_at is None:
+            return None
+        return max(0, int((now - self.deny_confirmed_at) * 1000))
+
+    def set_clock(self, now: float, wall: float) -> None:
+        """Call about once a second. A jump of the wall clock leaves the deny feed marked stale."""
+        jump = self.clock.set(now, wall)
+        if abs(jump) > CLOCK_JUMP_MAX and self.deny_confirmed_at is not None:
+            self.deny_confirmed_at -= abs(jump)
+
+    def new_id(self, now: float) -> str:
+        return self.ids.make(self.clock.wall_ms(now))
+
+    def reload(self, policy: Policy) -> list[object]:
+        """Swaps the policy whole; running exchanges keep theirs. Returns idle connections to close."""
+        self.policy = policy
+        keep: set[Origin] = {provider.origin for provider in policy.providers.values()}
+        return self.pool.retire(keep)
+
+    def drain(self) -> None:
+        """From now on answers say ``Connection: close``."""
+        self.draining = True
+
+    def register(self, owner: Cuttable, caller: VirtualKey) -> None:
+        self._by_tenant.setdefault(caller.tenant_id, {})[owner] = caller
+
+    def unregister(self, owner: Cuttable, caller: VirtualKey) -> None:
+        running = self._by_tenant.get(caller.tenant_id)
+        if running is not None:
+            running.pop(owner, None)
+            if not running:
+                del self._by_tenant[caller.tenant_id]
+
+    def apply_deny(self, changes: Iterable[DenyChange] | None = None) -> list[tuple[Cuttable, DenyReason]]:
+        """The running exchanges that must be cut now, after the deny-set changed.
+
+        With ``changes`` only their tenants and keys are looked at; with None, after a whole new set, every
+        running tenant and key is looked up, never the whole set. The driver calls ``cut`` on each.
+        """
+        cut_on = self.policy.cut_streams_on
+        if not cut_on:
+            return []
+        tenants: Iterable[int] = self._by_tenant
+        if changes is not None:
+            relevant = [c for c in changes if c.reason is not None]
+            if not relevant:
+                return []
+            if all(c.subject.scope is DenyScope.TENANT for c in relevant):
+                tenants = [t for t in dict.fromkeys(c.subject.id for c in relevant) if t in self._by_tenant]
+        found: list[tuple[Cuttable, DenyReason]] = []
+        for tenant in tenants:
+            for owner, caller in self._by_tenant[tenant].items():
+                reason = self.deny.check(caller.tenant_id, caller.key_id)
+                if reason is not None and reason in cut_on:
+                    found.append((owner, reason))
+        return found

@@ -1,0 +1,101 @@
+"""Reading the response on one upstream connection: heads, then the body, and whether it can be reused."""
+
+from __future__ import annotations
+
+import re
+
+from aigw_core.errors import RemoteProtocolError
+from aigw_core.http1.bodies import BodyReader, UntilCloseReader, reader_for
+from aigw_core.http1.heads import find_head_end, parse_response_head
+from aigw_core.messages import ResponseHead
+
+_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?:$|[,;\s])", re.IGNORECASE)
+
+
+def _keep_alive(head: ResponseHead) -> float | None:
+    value = head.headers.first.get(b"keep-alive")
+    found = _TIMEOUT.search(value) if value else None
+    return max(0.0, float(found[1]) - 1.0) if found else None
+
+
+class ResponseReader:
+    """The responses to one request: any number of 1xx heads, one final head, one body."""
+
+    __slots__ = ("_body", "_buffer", "_method", "_searched", "answered", "broken", "in_body", "keep_alive", "reusable")
+
+    def __init__(self, method: bytes) -> None:
+        self._method = method
+        self._buffer = b""
+        self._searched = 0
+        self._body: BodyReader | None = None
+        self.in_body = False
+        """The final head was read."""
+        self.answered = False
+        """A byte of a response has arrived."""
+        self.broken = False
+        """The framing of the body broke behind the payload that was returned last."""
+        self.reusable = False
+        """Meaningful once the body is over: the connection can carry another request."""
+        self.keep_alive: float | None = None
+        """Seconds for which the provider promises to keep it, less one for the way there."""
+
+    @property
+    def until_close(self) -> bool:
+        return isinstance(self._body, UntilCloseReader)
+
+    def push(self, data: bytes) -> None:
+        """Bytes while heads are read."""
+        self.answered = True
+        self._buffer = self._buffer + data if self._buffer else data
+
+    def head(self) -> ResponseHead | None:
+        """The next complete head, or None. Raises RemoteProtocolError."""
+        buffer = self._buffer
+        if not buffer:
+            return None
+        end = find_head_end(buffer, self._searched)
+        if end < 0:
+            self._searched = len(buffer)
+            return None
+        head = parse_response_head(buffer[:end], self._method)
+        self._buffer = buffer[end + 4 :]
+        self._searched = 0
+        if head.status >= 200:
+            self.in_body = True
+            self._body = reader_for(head.framing)
+            headers = head.headers
+            persistent = headers.first.get(b"connection", b"keep-alive") == b"keep-alive" and not headers.repeated
+            closes = not persistent and b"close" in headers.tokens(b"connection")
+            self.reusable = not (head.http_1_0 or closes)
+            if b"keep-alive" in headers.first:
+                self.keep_alive = _keep_alive(head)
+        return head
+
+    def first_body(self) -> tuple[bytes, bool]:
+        """What came behind the final head, as :meth:`body`."""
+        data, self._buffer = self._buffer, b""
+        if self._body is None:
+            self.reusable = self.reusable and not data
+            return b"", True
+        return self.body(data) if data else (b"", False)
+
+    def body(self, data: bytes) -> tuple[bytes, bool]:
+        """(payload, whether the body is over); see also ``broken``.
+
+        Bytes beyond the response make the connection unusable: nobody asked for them.
+        """
+        reader = self._body
+        if reader is None:
+            self.reusable = False
+            return b"", True
+        try:
+            payload, rest = reader.feed(data)
+        except RemoteProtocolError as error:
+            self.broken = True
+            return error.payload, False
+        if rest is None:
+            return payload, False
+        self._body = None
+        if rest:
+            self.reusable = False
+        return payload, True

@@ -1,0 +1,66 @@
+"""Heads of messages, and how the end of a body is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aigw_core.headers import Headers
+
+
+@dataclass(slots=True, frozen=True)
+class Length:
+    """A body of exactly ``n`` bytes."""
+
+    n: int
+
+
+@dataclass(slots=True, frozen=True)
+class Chunked:
+    """A body in the chunked transfer coding (RFC 9112 §7.1), or whose length is not known beforehand."""
+
+
+@dataclass(slots=True, frozen=True)
+class UntilClose:
+    """A response body that ends with the connection (RFC 9112 §6.3 rule 8)."""
+
+
+@dataclass(slots=True, frozen=True)
+class NoBody:
+    """No body, whatever the headers say (RFC 9112 §6.3 rules 1 and 7)."""
+
+
+Framing = Length | Chunked | UntilClose | NoBody
+CHUNKED = Chunked()
+UNTIL_CLOSE = UntilClose()
+NO_BODY = NoBody()
+
+
+@dataclass(slots=True, repr=False)
+class HeadNotes:
+    """What was worked out about a head that a connection repeats. Each part belongs to the module that made it."""
+
+    auth: object = None
+    forwarding: object = None
+
+
+@dataclass(slots=True)
+class RequestHead:
+    """A request line and headers; ``target`` is in origin-form."""
+
+    method: bytes
+    target: bytes
+    headers: Headers
+    framing: Framing
+    http_1_0: bool = False
+    notes: HeadNotes | None = field(default=None, repr=False, compare=False)
+
+
+@dataclass(slots=True)
+class ResponseHead:
+    """A status line and headers."""
+
+    status: int
+    reason: bytes
+    headers: Headers
+    framing: Framing
+    http_1_0: bool = False

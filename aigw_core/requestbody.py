@@ -1,0 +1,42 @@
+"""Which body rules hold for a managed request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aigw_core.auth import Authorized
+from aigw_core.policy import Policy, StoredRefs
+from aigw_core.usage.request import BodyRules, IncludeUsage
+from aigw_core.wires import Wire
+
+_RESPONSES = frozenset({Wire.RESPONSES, Wire.RESPONSES_COMPACT})
+
+
+def body_rules(authorized: Authorized, policy: Policy) -> BodyRules:
+    """The rules in force for this managed caller, route and policy."""
+    route = authorized.route
+    rules = policy.body_rules.get((route.provider, route.wire))
+    if rules is None:
+        rules = _rules_without_hook(authorized, policy)
+        policy.body_rules[route.provider, route.wire] = rules
+    hook, caller = policy.on_model, authorized.caller
+    if hook is None or caller is None:
+        return rules
+    return replace(rules, on_model=lambda model: hook(caller, route, model))
+
+
+def _rules_without_hook(authorized: Authorized, policy: Policy) -> BodyRules:
+    wire = authorized.route.wire
+    include_usage: IncludeUsage | None = None
+    if wire is Wire.CHAT_COMPLETIONS:
+        mode = policy.include_usage
+        needed = mode is IncludeUsage.INJECT and authorized.provider.usage.needs_include_usage
+        if mode is IncludeUsage.REQUIRE or needed:
+            include_usage = mode
+    return BodyRules(
+        include_usage=include_usage,
+        refuse_background=wire is Wire.RESPONSES,
+        refuse_stored_refs=policy.managed_stored_refs is StoredRefs.REFUSE and wire in _RESPONSES,
+        on_model=None,
+        max_bytes=policy.max_request_bytes,
+    )

@@ -1,0 +1,105 @@
+"""The request half of an exchange: what is held, what is judged, what goes upstream."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aigw_core.auth import Authorized
+from aigw_core.messages import CHUNKED, Chunked, Framing, Length, NoBody, RequestHead
+from aigw_core.policy import Policy
+from aigw_core.requestbody import body_rules
+from aigw_core.usage.request import RequestBody
+
+REQUEST_HOLD_MAX: Final = 65_536
+"""Body bytes held while the exchange may not send yet; past it the driver is asked not to read on."""
+
+
+class RequestSide:
+    """Bytes of one request on their way to the provider, counted, judged and spliced where rules say so."""
+
+    __slots__ = (
+        "_held",
+        "blocked",
+        "body",
+        "collecting",
+        "done",
+        "empty",
+        "head",
+        "held_size",
+        "ready",
+        "received",
+        "sent",
+        "stopped",
+    )
+
+    def __init__(self, head: RequestHead) -> None:
+        self.head = head
+        self.body: RequestBody | None = None
+        """None: BYO; bytes pass and nothing is read."""
+        self.done = False
+        """The caller sent all of it."""
+        self.blocked = False
+        """The provider does not read for now."""
+        self.stopped = False
+        """The rest is of no interest."""
+        self.ready: bytes | None = None
+        """A collected body after its verdict."""
+        self.received = 0
+        self.sent = 0
+        self.held_size = 0
+        self.collecting = False
+        """Nothing may go upstream before the whole body has its verdict."""
+        framing = head.framing
+        self.empty = isinstance(framing, NoBody) or (isinstance(framing, Length) and framing.n == 0)
+        self._held: list[bytes] = []
+
+    def judge_by(self, authorized: Authorized, policy: Policy) -> None:
+        """Managed callers only: reads the body, under the rules that are in force."""
+        framing, first = self.head.framing, self.head.headers.first
+        is_coded = b"content-encoding" in first
+        body = self.body = RequestBody(
+            body_rules(authorized, policy),
+            declared_length=framing.n if isinstance(framing, Length) else None,
+            chunked=isinstance(framing, Chunked),
+            content_type=first.get(b"content-type", b""),
+            content_encoding=b",".join(self.head.headers.get_all(b"content-encoding")) if is_coded else b"",
+        )
+        self.collecting = body.collecting
+
+    @property
+    def expects_continue(self) -> bool:
+        """The caller waits for 100 (RFC 9110 §10.1.1) and has sent nothing yet."""
+        head = self.head
+        if head.http_1_0 or self.received or b"expect" not in head.headers.first:
+            return False
+        return b"100-continue" in head.headers.tokens(b"expect")
+
+    @property
+    def forward_framing(self) -> Framing:
+        if self.body is None or self.empty:
+            return self.head.framing
+        length = self.body.forward_length
+        return CHUNKED if length is None else Length(length)
+
+    def hold(self, data: bytes) -> None:
+        self._held.append(data)
+        self.held_size += len(data)
+
+    def take_held(self) -> list[bytes]:
+        held, self._held = self._held, []
+        self.held_size = 0
+        return held
+
+    def feed(self, data: bytes) -> bytes:
+        """What may go upstream now. Raises RequestFault."""
+        return self.body.feed(data) if self.body is not None else data
+
+    def finish(self) -> bytes:
+        """The rest that may go upstream now that the body is complete. Raises RequestFault."""
+        body = self.body
+        if body is None:
+            return b""
+        if self.empty:
+            body.judge_empty()
+            return b""
+        return body.end()

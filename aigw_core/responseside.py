@@ -1,0 +1,114 @@
+"""The response half of an exchange: what the caller sees of the provider's answer, and its Meter."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from aigw_core.auth import Authorized
+from aigw_core.forwarding import KeyMask, downstream_response_head
+from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
+from aigw_core.settlement import upstream_request_id
+from aigw_core.usage.meter import Meter
+from aigw_core.usage.request import RequestBody
+from aigw_core.wires import Wire
+
+INFORMATIONAL_MAX: Final = 16
+"""1xx heads of one response: enough for any server that says something, not for one that never ends."""
+METER_FEED_MAX: Final = 262_144
+"""Bytes the Meter sees in one call, so that no body stalls the loop."""
+
+
+class ResponseSide:
+    """Bytes of one response on their way to the caller; the Meter sees a copy, the pool key is masked."""
+
+    __slots__ = (
+        "_mask",
+        "_opaque",
+        "begun",
+        "informational",
+        "meter",
+        "relayed",
+        "status",
+        "ttft_at",
+        "upstream_id",
+        "upstream_status",
+    )
+
+    def __init__(self) -> None:
+        self.begun = False
+        """A final head went downstream, the provider's or our own."""
+        self.status: int | None = None
+        self.upstream_status: int | None = None
+        self.upstream_id: str | None = None
+        self.ttft_at: float | None = None
+        self.relayed = 0
+        self.informational = 0
+        self.meter: Meter | None = None
+        self._mask: KeyMask | None = None
+        self._opaque = False
+
+    def begin(
+        self, head: ResponseHead, authorized: Authorized, body: RequestBody | None, request_id: str
+    ) -> ResponseHead:
+        """The provider's final head as the caller gets it; starts metering and masking for managed callers."""
+        self.upstream_status = head.status
+        self._opaque = authorized.route.wire is Wire.OPAQUE
+        key = pool_key_of(authorized)
+        framing = self._start_meter(head, authorized, body)
+        out = downstream_response_head(head, framing, request_id, key)
+        self.upstream_id = upstream_request_id(head.headers, key)
+        encoding = head.headers.first.get(b"content-encoding", b"")
+        if key is not None and head.status >= 400 and encoding.lower() in (b"", b"identity"):
+            self._mask = KeyMask(key)
+        return out
+
+    def _start_meter(self, head: ResponseHead, authorized: Authorized, body: RequestBody | None) -> Framing:
+        framing = head.framing
+        if isinstance(framing, NoBody):
+            return framing
+        if body is None:
+            return framing if isinstance(framing, Length) else CHUNKED
+        encoding = head.headers.first.get(b"content-encoding", b"")
+        strip = body.injected and head.status < 300 and encoding.lower() in (b"", b"identity")
+        meter = self.meter = Meter(authorized.route.wire, authorized.provider.usage, strip_usage_event=strip)
+        meter.request_bytes_hint = body.text_bytes_hint
+        meter.response_head(head.status, head.headers.first.get(b"content-type", b""), encoding)
+        return framing if isinstance(framing, Length) and not strip else CHUNKED
+
+    def feed(self, data: bytes, now: float) -> bytes:
+        """What may be relayed now."""
+        if self.ttft_at is None:
+            self.ttft_at = now
+        meter = self.meter
+        if meter is not None:
+            if len(data) <= METER_FEED_MAX:
+                data = meter.feed(data)
+            else:
+                starts = range(0, len(data), METER_FEED_MAX)
+                data = b"".join([meter.feed(data[i : i + METER_FEED_MAX]) for i in starts])
+        if self._mask is not None:
+            data = self._mask.feed(data)
+        self.relayed += len(data)
+        return data
+
+    def finish(self) -> bytes:
+        """What was held back and must still be relayed."""
+        rest = self.meter.finish(True) if self.meter is not None else b""
+        if self._mask is not None:
+            rest = self._mask.feed(rest) + self._mask.finish()
+        self.relayed += len(rest)
+        return rest
+
+    @property
+    def cut_short(self) -> bool:
+        """Asked where only the end of the connection ended the body: is the answer visibly unfinished?"""
+        meter = self.meter
+        if meter is None or self.upstream_status is None or self.upstream_status >= 400 or self._opaque:
+            return False
+        return not (meter.terminal or meter.root_closed)
+
+
+def pool_key_of(authorized: Authorized) -> bytes | None:
+    """The secret that this exchange sends upstream for its caller; None for BYO."""
+    key = authorized.provider.pool_key
+    return key.reveal() if authorized.managed and key is not None else None

@@ -1,0 +1,100 @@
+"""Turning what an exchange saw into its one fact."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aigw_core.auth import Authorized
+from aigw_core.facts import OpenRecord, Outcome, UsageFact
+from aigw_core.headers import Headers
+from aigw_core.usage.meter import Meter, UsageStatus
+
+if TYPE_CHECKING:
+    from aigw_core.requestside import RequestSide
+    from aigw_core.responseside import ResponseSide
+
+_ID_HEADERS: Final = (
+    b"x-request-id",
+    b"request-id",
+    b"x-generation-id",
+    b"mistral-correlation-id",
+    b"x-ds-trace-id",
+    b"inference-id",
+)
+_ID_MAX: Final = 256
+"""Characters of an upstream request id that are kept."""
+
+_ENDED_BY_OTHERS = frozenset({Outcome.CLIENT_ABORT, Outcome.UPSTREAM_ABORT, Outcome.TIMEOUT, Outcome.GATEWAY_CUT})
+
+
+def upstream_request_id(headers: Headers, pool_key: bytes | None) -> str | None:
+    """The id under which the provider can be asked about this request; never one that holds the pool key."""
+    first = headers.first
+    for name in _ID_HEADERS:
+        value = first.get(name)
+        if value and (pool_key is None or pool_key not in value):
+            return value[:_ID_MAX].decode("latin-1")
+    return None
+
+
+def final_outcome(outcome: Outcome, meter: Meter | None, upstream_status: int | None) -> Outcome:
+    """The outcome after what the answer itself said.
+
+    A terminal event that was relayed makes the answer complete, whatever happened to the connection after
+    it; an error status read to its end, or a 200 that carried only an error event, is the provider's error.
+    """
+    if meter is not None and meter.terminal and outcome in _ENDED_BY_OTHERS:
+        outcome = Outcome.COMPLETE
+    if outcome is Outcome.COMPLETE:
+        failed = upstream_status is not None and upstream_status >= 400
+        if failed or (meter is not None and meter.error_only):
+            return Outcome.UPSTREAM_ERROR
+    return outcome
+
+
+def settle(
+    record: OpenRecord,
+    authorized: Authorized,
+    request: RequestSide,
+    response: ResponseSide,
+    outcome: Outcome,
+    *,
+    reached_provider: bool,
+    started_at: float,
+    now: float,
+) -> UsageFact:
+    """The fact of an exchange that is over; times in monotonic seconds."""
+    body, meter, wire = request.body, response.meter, authorized.route.wire
+    fact = UsageFact(record, final_outcome(outcome, meter, response.upstream_status), UsageStatus.NONE)
+    fact.duration_ms = int((now - started_at) * 1000)
+    if response.ttft_at is not None:
+        fact.ttft_ms = int((response.ttft_at - started_at) * 1000)
+    if body is not None:
+        fact.streaming = body.streaming
+        fact.requested_model = body.requested_model
+    fact.status = response.status
+    fact.upstream_status = response.upstream_status
+    fact.upstream_request_id = response.upstream_id
+    fact.request_bytes = request.sent
+    fact.response_bytes = response.relayed
+    if not reached_provider or fact.outcome is Outcome.REFUSED:
+        return fact
+    if meter is None and response.upstream_status is None and wire.billable:
+        # Nothing was answered, yet the provider may bill what it has read.
+        meter = Meter(wire, authorized.provider.usage)
+        meter.request_bytes_hint = body.text_bytes_hint if body is not None else 0
+    if meter is not None:
+        _fill_usage(fact, meter)
+    return fact
+
+
+def _fill_usage(fact: UsageFact, meter: Meter) -> None:
+    result = meter.result()
+    fact.usage_status = result.usage_status
+    fact.usage = result.usage
+    fact.tokens = result.tokens
+    fact.model = result.model
+    fact.service_tier = result.service_tier
+    fact.server_tool_calls = result.server_tool_calls
+    fact.estimate = result.estimate
+    fact.flags = set(result.flags)

@@ -1,0 +1,158 @@
+"""The JSON grammar (RFC 8259) as regular expressions that consume whole runs at C speed.
+
+Every repetition is possessive: what was consumed is never tried again, so matching is linear in the input
+and needs no memory for backtracking.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final
+
+RUN_DEPTH: Final = 3
+"""Nesting of the elements and members that one expression takes in runs: as deep as log probabilities go.
+The size of an expression doubles with each level, and compiling it takes as long; hence the smaller two."""
+_VALUE_DEPTH: Final = 2
+"""The same for a single value."""
+_ROOT_DEPTH: Final = 1
+"""The same for runs of root members, of which there is one expression for each set of chosen keys."""
+CLOSERS_MAX: Final = 64
+"""Closing brackets that one match takes."""
+_KEY_SETS_MAX: Final = 32
+"""Compiled sets of chosen keys: one for each reader and set of body rules; far fewer exist."""
+
+_POSSESSIVE_IS_SOUND: Final = re.fullmatch(rb"(?:ab?c)*+a", b"aca") is not None
+"""CPython before 3.11.5 keeps what the last, failed round of a possessive group consumed (gh-106052)."""
+
+
+def _many(body: bytes, quantifier: bytes = b"*") -> bytes:
+    """A possessive repetition; an atomic group says the same and costs memory for each round."""
+    if _POSSESSIVE_IS_SOUND:
+        return rb"(?:" + body + rb")" + quantifier + rb"+"
+    return rb"(?>(?:" + body + rb")" + quantifier + rb")"
+
+
+_WS = rb"[ \t\n\r]*+"
+_ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
+_PLAIN = rb"[\x20\x21\x23-\x5b\x5d-\xff]*+"  # written without negation: twice as fast in CPython's matcher
+_TEXT = _PLAIN + _many(_ESCAPE + _PLAIN)
+_STRING = rb'"' + _TEXT + rb'"'
+_KEY = _STRING + _WS + rb":" + _WS
+_NUMBER = rb"-?+(?:0|[1-9][0-9]*+)" + _many(rb"\.[0-9]++", b"?") + _many(rb"[eE][+-]?+[0-9]++", b"?")
+_ENDS = rb"(?=[,\]} \t\n\r])"  # a scalar that touches the end of a piece may go on in the next one
+
+
+def _value(depth: int) -> bytes:
+    """Any complete value nested at most ``depth`` containers deep; cheap and frequent cases stand first."""
+    scalars = rb"|".join((rb"[1-9][0-9]*+" + _ENDS, _STRING, rb"(?:true|false|null)" + _ENDS, rb"0" + _ENDS))
+    if not depth:
+        array, object_ = rb"\[" + _WS + rb"\]", rb"\{" + _WS + rb"\}"
+    else:
+        inner = _value(depth - 1) + _WS
+        array = rb"\[" + _WS + _many(inner + rb"(?:," + _WS + rb"(?!\])|(?=\]))") + rb"\]"
+        object_ = rb"\{" + _WS + _many(_KEY + inner + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
+    return rb"(?:" + rb"|".join((scalars, array, object_, _NUMBER + _ENDS)) + rb")"
+
+
+_OPENER = rb"\[" + _WS + rb"(?!\])|\{" + _WS + _KEY
+
+VALUE: Final = re.compile(_value(_VALUE_DEPTH))
+"""One value that is complete and not deeply nested; no whitespace around it."""
+ELEMENTS: Final = re.compile(_WS + _many(rb"," + _WS + _value(RUN_DEPTH) + _WS))
+"""After an element of an array: further ones."""
+MEMBERS: Final = re.compile(_WS + _many(rb"," + _WS + _KEY + _value(RUN_DEPTH) + _WS))
+"""After a member of an object: further ones."""
+SEGMENT: Final = re.compile(
+    rb"(%b),%b(%b)(%b)" % (_many(rb"[\]}]" + _WS, b"{0,%d}" % CLOSERS_MAX), _WS, _many(_KEY, b"?"), _many(_OPENER))
+    + _many(rb"(" + _value(0) + rb")", b"?")
+)
+"""After a value: closing brackets, comma, key, opening brackets, and a scalar where it is whole."""
+OPENERS: Final = re.compile(_many(rb"\[" + _WS + rb"|\{" + _WS + _KEY, b"+"))
+CLOSERS: Final = re.compile(_many(rb"[\]}]" + _WS, b"{1,%d}" % CLOSERS_MAX))
+KEY: Final = re.compile(_KEY)
+SPACE: Final = re.compile(_WS)
+TEXT: Final = re.compile(_TEXT)
+STRING: Final = re.compile(_STRING)
+ESCAPE: Final = re.compile(_ESCAPE)
+BEGUN_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?")
+SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*+")
+
+
+class Scalars:
+    """Numbers and literals, for where they are read one by one."""
+
+    def __init__(self, *literals: str) -> None:
+        self.whole: Final = re.compile("|".join(literals).encode() + rb"|" + _NUMBER)
+        prefixes = sorted({word[:size] for word in literals for size in range(1, len(word) + 1)})
+        self.begun: Final = re.compile(
+            rb"-?(?:0|[1-9][0-9]*)?(?:(?<=[0-9])\.[0-9]*)?(?:(?<=[0-9])[eE][+-]?[0-9]*)?|" + "|".join(prefixes).encode()
+        )
+        """What one may look like where a piece ends."""
+
+
+STRICT: Final = Scalars("true", "false", "null")
+LENIENT: Final = Scalars("true", "false", "null", "NaN", "Infinity", "-Infinity")
+"""Runs leave the last three to be read one by one: they are rare."""
+
+
+def _spellings(key: str) -> bytes:
+    """Matches every JSON spelling of a key: each character plain or as its ``\\u`` escape."""
+    if not re.fullmatch(r"[A-Za-z0-9_]+", key):
+        raise ValueError("chosen keys are plain ASCII names")
+    out = []
+    for char in key:
+        code = f"{ord(char):04x}"
+        either_case = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in code)
+        out.append(rf"(?:{char}|\\u{either_case})")
+    return "".join(out).encode()
+
+
+class ChosenKeys:
+    """The expressions of one set of chosen keys, which are plain ASCII names."""
+
+    __slots__ = ("key", "others", "spelling_max")
+
+    def __init__(self, keys: frozenset[str]) -> None:
+        # Sorted, so that the expression is the same in every process.
+        spellings = {key: _spellings(key) for key in sorted(keys)}
+        named = rb"|".join(b"(?P<%b>%b)" % (key.encode(), text) for key, text in spellings.items())
+        self.key: Final = re.compile(rb'"(?:' + (named or rb"(?!)") + rb')"')
+        """A chosen key with its quotes; the match's last group has its name."""
+        self.spelling_max: Final = 2 + 6 * max(map(len, keys), default=0)
+        """Bytes of the longest spelling of a chosen key, quotes included."""
+        other = rb'(?!"(?:' + (rb"|".join(spellings.values()) or rb"(?!)") + rb')")' + _KEY
+        self.others: Final = re.compile(_WS + _many(rb"," + _WS + other + _value(_ROOT_DEPTH) + _WS))
+        """After a member of an object: further ones whose keys are not chosen."""
+
+
+@lru_cache(maxsize=_KEY_SETS_MAX)
+def chosen_keys(keys: frozenset[str]) -> ChosenKeys:
+    """The expressions for a set of keys; compiling them takes milliseconds, so call it once at import."""
+    return ChosenKeys(keys)
+
+
+def elements_without(key: str) -> re.Pattern[bytes]:
+    """After an element of an array: further ones that are no object with this member."""
+    member = rb'(?!"' + _spellings(key) + rb'")' + _KEY + _value(_VALUE_DEPTH) + _WS
+    object_ = rb"\{" + _WS + _many(member + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
+    other = rb"(?!\{)" + _value(_ROOT_DEPTH)
+    return re.compile(_WS + _many(rb"," + _WS + rb"(?:" + other + rb"|" + object_ + rb")" + _WS))
+
+
+def skip_space(data: bytes, pos: int, end: int) -> int:
+    """The position of the first byte that is not JSON whitespace, at most ``end``."""
+    space = SPACE.match(data, pos, end)
+    assert space is not None
+    return space.end()
+
+
+def folded(number: bytes) -> bytes:
+    """The shortest text in the same grammar state as the beginning of a number."""
+    mantissa, exponent, digits = number.lower().partition(b"e")
+    if exponent:
+        return b"1e" + (b"1" if digits.lstrip(b"+-") else digits)
+    _, point, fraction = mantissa.partition(b".")
+    if point:
+        return b"1.1" if fraction else b"1."
+    return b"1"

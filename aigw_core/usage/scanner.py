@@ -1,0 +1,499 @@
+"""Incremental scan of one JSON document (RFC 8259) in constant memory.
+
+The scanner checks the whole grammar and keeps only the raw text of chosen root members, so a body of any
+length can be read while it is relayed. Expressions consume whole runs of members and elements; the states
+below take over where a piece cuts a token, where values are nested deeper than an expression reaches, and
+where a chosen member stands.
+"""
+
+from __future__ import annotations
+
+from codecs import IncrementalDecoder, getincrementaldecoder
+from collections.abc import Callable
+from typing import Final
+
+from aigw_core.usage.grammar import (
+    BEGUN_ESCAPE,
+    CLOSERS,
+    ELEMENTS,
+    ESCAPE,
+    KEY,
+    LENIENT,
+    MEMBERS,
+    OPENERS,
+    RUN_DEPTH,
+    SCALAR_RUN,
+    SEGMENT,
+    STRICT,
+    STRING,
+    TEXT,
+    VALUE,
+    chosen_keys,
+    folded,
+    skip_space,
+)
+
+DEPTH_MAX: Final = 131_072
+"""Open containers; one byte of memory each. Deeper than any parser of a provider follows."""
+REPEATS_MAX: Final = 1_024
+"""Occurrences of one chosen member: each costs a step, and no client repeats one on purpose."""
+SLICE: Final = 65_536
+"""Bytes that one expression sees: bounds what a cut value costs in second looks, and the matcher's memory."""
+_SCALAR_KEPT: Final = 16
+"""Bytes kept of a number or literal that a piece cuts; a longer number is folded to its grammar state."""
+
+_OBJECT: Final = 0x7B
+_ARRAY: Final = 0x5B
+_BOM: Final = b"\xef\xbb\xbf"
+_AFTER_SCALAR: Final = b",]} \t\n\r"
+_BETWEEN: Final = b": \t\n\r"
+_OPENER_OF: Final = bytes.maketrans(b"]}", b"[{")
+_utf8_decoder = getincrementaldecoder("utf-8")
+
+Occurrence = tuple[str, bytes | None, int, int]
+"""Name, raw text of the value (None: longer than is kept), and the absolute offsets of its span."""
+
+
+class RootScanner:
+    """Incremental scan of one JSON document whose root is an object; keeps chosen root members.
+
+    ``keys`` are plain ASCII names; a key matches however it is escaped. ``lenient`` is for what providers
+    send: a byte order mark, ``NaN`` and ``Infinity`` pass and UTF-8 is not checked. Memory is bounded by
+    ``capture_max`` for each chosen member plus one byte for each open container.
+
+    The outcome does not depend on how the document is split into pieces. Once ``failed``, nothing more is
+    read; members that were complete before stay. Raises ValueError for keys that are not plain names.
+    """
+
+    __slots__ = (
+        "_base",
+        "_capture_max",
+        "_captured_part",
+        "_chosen",
+        "_decoder",
+        "_escape",
+        "_floor",
+        "_in_key",
+        "_key_text",
+        "_lenient",
+        "_level",
+        "_name",
+        "_partial",
+        "_scalars",
+        "_stack",
+        "_step",
+        "_taken_from",
+        "_value_at",
+        "captured",
+        "close_offset",
+        "closed",
+        "counts",
+        "empty_root",
+        "failed",
+        "log",
+        "spans",
+        "truncated",
+    )
+
+    def __init__(
+        self,
+        keys: frozenset[str],
+        *,
+        capture_max: int = 65_536,
+        lenient: bool = False,
+        log: bool = False,
+    ) -> None:
+        self.captured: dict[str, bytes] = {}
+        """Raw JSON text of the last occurrence of each chosen root member."""
+        self.counts: dict[str, int] = {}
+        """Occurrences of each chosen member at the root."""
+        self.spans: dict[str, tuple[int, int]] = {}
+        """Absolute byte offsets of the last occurrence's value, end exclusive."""
+        self.truncated: set[str] = set()
+        """Chosen members whose last value exceeds ``capture_max``; ``captured`` has none then."""
+        self.closed = False
+        """The root object was closed, and nothing but whitespace followed so far."""
+        self.close_offset: int | None = None
+        """Absolute offset of the root's closing brace."""
+        self.empty_root = True
+        """The root object has no member so far."""
+        self.failed = False
+        """Not one JSON object: another root, a broken token, bytes after the root, bad UTF-8, too deep."""
+        self.log: list[Occurrence] | None = [] if log else None
+        """Every complete occurrence of a chosen member in document order, for the owner to drain."""
+        self._lenient = lenient
+        self._scalars = LENIENT if lenient else STRICT
+        self._chosen = chosen_keys(keys)
+        self._capture_max = capture_max
+        self._stack = bytearray()
+        # A plain function: a bound method would tie the scanner into a reference cycle.
+        self._step: Callable[[RootScanner, bytes, int, int], int] = type(self)._start
+        self._base = 0
+        self._decoder: IncrementalDecoder | None = None
+        self._escape = b""
+        self._partial = b""
+        self._in_key = False
+        self._key_text: bytes | None = None
+        self._name: str | None = None
+        self._value_at = -1
+        self._taken_from = 0
+        self._captured_part: bytearray | None = None
+        self._level = 1  # the depth of the object whose members are chosen from
+        self._floor = 1  # runs that take several closing brackets stay above this depth
+
+    @property
+    def open_member(self) -> tuple[str, int] | None:
+        """Name and absolute offset of the chosen member whose value has begun and is not complete."""
+        return (self._name, self._value_at) if self._name is not None and self._value_at >= 0 else None
+
+    @property
+    def offset(self) -> int:
+        """Bytes fed so far."""
+        return self._base
+
+    def feed(self, data: bytes) -> None:
+        """Scan the next piece; never raises for its content."""
+        if self.failed or not data:
+            return
+        size = len(data)
+        valid = size if self._lenient else self._valid_utf8(data)
+        pos = stop = 0
+        while stop < valid and not self.failed:
+            stop = min(stop + SLICE, valid)
+            while pos < stop and not self.failed:
+                pos = self._step(self, data, pos, stop)
+        if valid < size:
+            self._broken()
+        if self._value_at >= 0:
+            self._take(data, valid)
+        self._base += size
+
+    def finish(self) -> None:
+        """The document is over; ``failed`` unless its root was closed."""
+        if not self.closed:
+            self._broken()
+
+    def _broken(self, end: int = 0) -> int:
+        self.failed = True
+        self.closed = False
+        self.close_offset = None
+        return end
+
+    def _valid_utf8(self, data: bytes) -> int:
+        """How much of a piece is UTF-8 or may become so with the next one (RFC 8259 §8.1)."""
+        decoder = self._decoder
+        if decoder is None:
+            if data.isascii():
+                return len(data)
+            decoder = self._decoder = _utf8_decoder()
+        held = decoder.getstate()[0]
+        try:
+            decoder.decode(data)
+        except UnicodeDecodeError as error:
+            return max(0, error.start - len(held))
+        return len(data)
+
+    # States. Each is called with at least one byte, consumes what it can up to ``end``, chooses the next
+    # state and returns the new position.
+
+    def _start(self, data: bytes, pos: int, end: int) -> int:
+        if self._lenient:
+            at = self._base + pos
+            if at < len(_BOM) and len(self._partial) == at and data[pos] == _BOM[at]:
+                self._partial += data[pos : pos + 1]
+                return pos + 1
+            if self._partial not in (b"", _BOM):
+                return self._broken(end)
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if data[pos] != _OBJECT:
+            return self._broken(end)
+        self._partial = b""
+        self._stack.append(_OBJECT)
+        self._step = type(self)._first_key
+        return pos + 1
+
+    def _first_key(self, data: bytes, pos: int, end: int) -> int:
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if data[pos] == 0x7D:
+            return self._close(data, pos)
+        return self._key(data, pos, end)
+
+    def _key(self, data: bytes, pos: int, end: int) -> int:
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if data[pos] != 0x22:
+            return self._broken(end)
+        depth = len(self._stack)
+        if depth == 1:
+            self.empty_root = False
+        key = KEY.match(data, pos, end)
+        if key is not None:
+            if depth == self._level:
+                self._choose(data, pos)
+            self._step = type(self)._value
+            return key.end()
+        self._in_key = True
+        self._key_text = b'"' if depth == self._level else None
+        self._step = type(self)._string
+        return pos + 1
+
+    def _choose(self, text: bytes, pos: int) -> None:
+        name = self._chosen.key.match(text, pos)
+        self._name = None if name is None else name.lastgroup
+
+    def _string(self, data: bytes, pos: int, end: int) -> int:
+        """Inside a string, after its opening quote."""
+        begin = pos
+        if self._escape:
+            pos = self._resume_escape(data, pos, end)
+            if self._escape or self.failed:
+                self._keep_key_text(data, begin, end)
+                return end
+        run = TEXT.match(data, pos, end)
+        assert run is not None
+        stop = run.end()
+        if stop == end:
+            self._keep_key_text(data, begin, end)
+            return end
+        if data[stop] == 0x22:
+            self._keep_key_text(data, begin, stop + 1)
+            return self._string_end(data, stop + 1)
+        cut = BEGUN_ESCAPE.fullmatch(data, stop, end)
+        if cut is None:
+            return self._broken(end)
+        self._escape = cut.group()
+        self._keep_key_text(data, begin, end)
+        return end
+
+    def _keep_key_text(self, data: bytes, begin: int, end: int) -> None:
+        if self._key_text is not None:
+            self._key_text += data[begin : min(end, begin + self._chosen.spelling_max)]
+            if len(self._key_text) > self._chosen.spelling_max:
+                self._key_text = None
+
+    def _resume_escape(self, data: bytes, pos: int, end: int) -> int:
+        held = self._escape
+        joined = held + data[pos : min(end, pos + 6 - len(held))]
+        escape = ESCAPE.match(joined)
+        if escape is not None:
+            self._escape = b""
+            return pos + escape.end() - len(held)
+        if BEGUN_ESCAPE.fullmatch(joined):
+            self._escape = joined
+            return end
+        return self._broken(end)
+
+    def _string_end(self, data: bytes, pos: int) -> int:
+        if not self._in_key:
+            return self._value_end(data, pos)
+        self._in_key = False
+        if len(self._stack) == self._level:
+            self._name = None
+            if self._key_text is not None:
+                self._choose(self._key_text, 0)
+                self._key_text = None
+        self._step = type(self)._colon
+        return pos
+
+    def _colon(self, data: bytes, pos: int, end: int) -> int:
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if data[pos] != 0x3A:
+            return self._broken(end)
+        self._step = type(self)._value
+        return pos + 1
+
+    def _first_value(self, data: bytes, pos: int, end: int) -> int:
+        """Just inside an array."""
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if data[pos] == 0x5D:
+            return self._close(data, pos)
+        return self._value(data, pos, end)
+
+    def _value(self, data: bytes, pos: int, end: int) -> int:
+        pos = skip_space(data, pos, end) if data[pos] <= 0x20 else pos
+        if pos == end:
+            return end
+        if self._name is not None and len(self._stack) == self._level:
+            self._value_at = self._base + pos
+            self._taken_from = pos
+        value = VALUE.match(data, pos, end)
+        if value is not None:
+            return self._value_end(data, value.end())
+        byte = data[pos]
+        if byte == 0x22:
+            self._step = type(self)._string
+            return pos + 1
+        if byte in (_OBJECT, _ARRAY):
+            return self._open(data, pos, end)
+        return self._scalar(data, pos, end)
+
+    def _open(self, data: bytes, pos: int, end: int) -> int:
+        run = OPENERS.match(data, pos, end)
+        if run is None:  # an object whose first key is cut, or one that is empty or broken
+            self._stack.append(_OBJECT)
+            self._step = type(self)._first_key
+            stop = pos + 1
+        else:
+            self._push(run.group())
+            self._step = type(self)._first_value if self._stack[-1] == _ARRAY else type(self)._value
+            stop = run.end()
+        if len(self._stack) > DEPTH_MAX:
+            return self._broken(end)
+        return stop
+
+    def _push(self, opened: bytes) -> None:
+        """Note the containers that a run of opening brackets and keys opens."""
+        if b'"' in opened:
+            opened = STRING.sub(b"", opened)
+        self._stack += opened.translate(None, _BETWEEN)
+
+    def _scalar(self, data: bytes, pos: int, end: int) -> int:
+        """A number or literal; its first bytes may have come with an earlier piece."""
+        run = SCALAR_RUN.match(data, pos, end)
+        assert run is not None
+        token = self._partial + run.group()
+        self._partial = b""
+        if run.end() < end:
+            if data[run.end()] not in _AFTER_SCALAR or self._scalars.whole.fullmatch(token) is None:
+                return self._broken(end)
+            return self._value_end(data, run.end())
+        if self._scalars.begun.fullmatch(token) is None:
+            return self._broken(end)
+        self._partial = token if len(token) <= _SCALAR_KEPT else folded(token)
+        self._step = type(self)._scalar
+        return end
+
+    def _value_end(self, data: bytes, pos: int) -> int:
+        self._step = type(self)._after
+        if self._value_at >= 0 and len(self._stack) == self._level:
+            self._member_end(data, pos)
+        return pos
+
+    def _after(self, data: bytes, pos: int, end: int) -> int:
+        """After a value: whole members and elements in one run, then a comma or closing brackets."""
+        stack = self._stack
+        depth = len(stack)
+        if depth == self._level:
+            skip = self._chosen.others
+        elif stack[-1] == _OBJECT:
+            skip = MEMBERS
+        else:
+            skip = ELEMENTS
+        run = skip.match(data, pos, end)
+        assert run is not None
+        pos = run.end()
+        if pos == end:
+            return end
+        if depth > self._floor + 1 and (further := self._segment(data, pos, end)) > pos:
+            return further
+        byte = data[pos]
+        if byte == 0x2C:
+            return self._comma(pos)
+        if byte != 0x5D and byte != 0x7D:
+            return self._broken(end)
+        return self._close(data, pos)
+
+    def _comma(self, pos: int) -> int:
+        self._step = type(self)._key if self._stack[-1] == _OBJECT else type(self)._value
+        return pos + 1
+
+    def _segment(self, data: bytes, pos: int, end: int) -> int:
+        """One step through deeply nested values; returns ``pos`` where it does not apply."""
+        segment = SEGMENT.match(data, pos, end)
+        if segment is None:
+            closing = CLOSERS.match(data, pos, end)
+            return pos if closing is None else self._close_many(closing.group(), pos, closing.end(), end)
+        closers, key, openers, _ = segment.groups()
+        if closers:
+            stop = self._close_many(closers, pos, segment.end(1), end)
+            if stop == pos or self.failed or len(closers) <= RUN_DEPTH:
+                # Siblings of what was closed are likely as shallow: one expression takes them all.
+                return stop
+        stack = self._stack
+        if stack[-1] == _OBJECT:
+            if not key:  # cut, or broken: the next state tells
+                self._step = type(self)._key
+                return segment.end(1) + 1
+        elif key:
+            return self._broken(end)
+        if openers:
+            self._push(openers)
+            if len(stack) > DEPTH_MAX:
+                return self._broken(end)
+        if segment.lastindex != 4:
+            self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
+        return segment.end()
+
+    def _close_many(self, closers: bytes, pos: int, stop: int, end: int) -> int:
+        """Closing brackets that stay above the floor; ``pos`` where they do not, otherwise ``stop``."""
+        opened = closers.translate(_OPENER_OF, _BETWEEN)[::-1]
+        stack = self._stack
+        if len(stack) - len(opened) <= self._floor:
+            return pos
+        if not stack.endswith(opened):
+            return self._broken(end)
+        del stack[-len(opened) :]
+        return stop
+
+    def _close(self, data: bytes, pos: int) -> int:
+        """One closing bracket, near the floor where what it completes matters."""
+        if data[pos] != self._stack.pop() + 2:  # "{" and "}", "[" and "]" are two apart
+            return self._broken(len(data))
+        if not self._stack:
+            self.closed = True
+            self.close_offset = self._base + pos
+            self._step = type(self)._end
+            return pos + 1
+        if len(self._stack) < self._floor:
+            self._left()
+        return self._value_end(data, pos + 1)
+
+    def _left(self) -> None:
+        """The container at the floor was closed; never the root."""
+
+    def _end(self, data: bytes, pos: int, end: int) -> int:
+        return end if skip_space(data, pos, end) == end else self._broken(end)
+
+    def _take(self, data: bytes, end: int) -> None:
+        """Keep what this piece holds of an unfinished chosen value; one byte over says that it is too long."""
+        part = self._captured_part
+        if part is None:
+            part = self._captured_part = bytearray()
+        begin, self._taken_from = self._taken_from, 0
+        part += data[begin : min(end, begin + self._capture_max + 1 - len(part))]
+
+    def _member_end(self, data: bytes, pos: int) -> None:
+        name = self._name
+        assert name is not None
+        if self._captured_part is None:
+            raw = data[self._taken_from : min(pos, self._taken_from + self._capture_max + 1)]
+        else:
+            self._take(data, pos)
+            raw = bytes(self._captured_part)
+        begin, self._value_at = self._value_at, -1
+        self._captured_part = None
+        self._name = None
+        self._keep(name, raw if len(raw) <= self._capture_max else None, begin, self._base + pos)
+
+    def _keep(self, name: str, raw: bytes | None, begin: int, end: int) -> None:
+        self.spans[name] = (begin, end)
+        count = self.counts[name] = self.counts.get(name, 0) + 1
+        if raw is None:
+            self.captured.pop(name, None)
+            self.truncated.add(name)
+        else:
+            self.captured[name] = raw
+            self.truncated.discard(name)
+        if count > REPEATS_MAX:
+            self._broken()
+        elif self.log is not None:
+            self.log.append((name, raw, begin, end))

@@ -1,0 +1,248 @@
+"""Incremental parser for `text/event-stream` (WHATWG HTML, 9.2.6 "Interpreting an event stream")."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeAlias
+
+EVENT_MAX: Final = 1024 * 1024
+"""Bytes of one event, line ends counted as one each: recorded terminal events that echo instructions
+and tools stay below it, and a stream cannot claim more memory than this."""
+
+Event: TypeAlias = tuple[bytes, bytes | None, int, int]
+"""`(name, data, start, end)`.
+
+`name` is the value of the last `event` field, empty where none was given. `data` is the `data` lines
+joined by LF, None where the event outgrew the limit. `start` and `end` are offsets of the event's bytes
+relative to the buffer of the feed() call that returned it: from its first field line (negative where
+that arrived earlier) through the blank line that ended it. Comments and blank lines before an event are
+outside of its bytes.
+"""
+
+_BOM: Final = b"\xef\xbb\xbf"
+_LF: Final = 0x0A
+_CR: Final = 0x0D
+_COLON: Final = 0x3A
+_NO_LINE: Final = -1
+_BETWEEN: Final = re.compile(rb"(?:[\r\n]++|:[^\r\n]*+(?=[\r\n]))*+")
+"""Blank lines and whole comment lines: keep-alives come in long runs of them."""
+
+
+class SSEParser:
+    """Takes the bytes of a stream in any split and gives whole events; memory is bounded by `event_max`.
+
+    `id` and `retry` fields are ignored, an event without a `data` line is none. An event larger than
+    `event_max` is given without its data and counted in `skipped`. The last event of a stream that ends
+    without a blank line comes out of finish().
+    """
+
+    __slots__ = (
+        "_after_cr",
+        "_bom_seen",
+        "_data",
+        "_event_at",
+        "_event_max",
+        "_idle",
+        "_in_event",
+        "_in_line",
+        "_line",
+        "_name",
+        "_overlong",
+        "_size",
+        "open_at",
+        "skipped",
+    )
+
+    def __init__(self, *, event_max: int = EVENT_MAX) -> None:
+        self.skipped = 0
+        self.open_at = 0
+        """Offset, in the buffer last fed, from which bytes belong to an unfinished event."""
+        self._event_max = event_max
+        self._idle = False  # between events, with nothing remembered: the fast path may run
+        self._bom_seen = 0  # bytes of a byte order mark matched so far; 3 also means "too late for one"
+        self._after_cr = False
+        self._in_line = _NO_LINE  # or the first byte of the unfinished line
+        self._line = bytearray()
+        self._in_event = False
+        self._event_at = 0
+        self._size = 0
+        self._overlong = False
+        self._name = b""
+        self._data: list[bytes] = []
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that end within `data`, in order."""
+        size = len(data)
+        if not self._idle:
+            return self._feed_lines(data, 0, []) if size else []
+        if b"\r" in data:
+            return self._feed_lines(data, 0, [])
+        if data.find(b"\n") == size - 2 and data.startswith(b"data: ") and data.endswith(b"\n"):
+            if size - 1 <= self._event_max:
+                self.open_at = size
+                return [(b"", data[6:-2], 0, size)]
+            return self._feed_lines(data, 0, [])
+        return self._feed_blocks(data)
+
+    def finish(self) -> tuple[bytes, bytes] | None:
+        """Name and data of the event that the end of the stream left without its blank line.
+
+        WHATWG drops such an event; its numbers were sent all the same. None where there is none, or
+        where it outgrew the limit, and on every later call. Nothing may be fed afterwards.
+        """
+        if self._line:
+            self._field(bytes(self._line))
+            self._line.clear()
+        data = b"\n".join(self._data) if self._data else None
+        self._data.clear()
+        return None if data is None else (self._name, data)
+
+    def _feed_blocks(self, data: bytes) -> list[Event]:
+        """Whole events in the two shapes that providers send; anything else goes line by line."""
+        events: list[Event] = []
+        start = 0
+        while (end := data.find(b"\n\n", start)) >= 0:
+            if end + 1 - start > self._event_max:
+                break
+            first = data.find(b"\n", start)
+            if data.startswith(b"data: ", start) and first == end:
+                events.append((b"", data[start + 6 : end], start, end + 2))
+            elif (
+                data.startswith(b"event: ", start)
+                and data.startswith(b"data: ", first + 1)
+                and data.find(b"\n", first + 1) == end
+            ):
+                events.append((data[start + 7 : first], data[first + 7 : end], start, end + 2))
+            else:
+                break
+            start = end + 2
+        if start < len(data):
+            return self._feed_lines(data, start, events)
+        self.open_at = start
+        return events
+
+    def _feed_lines(self, data: bytes, at: int, events: list[Event]) -> list[Event]:
+        size = len(data)
+        if self._bom_seen < 3:
+            at = self._skip_bom(data)
+            if self._bom_seen < 3:
+                self.open_at = 0
+                return events
+        if self._after_cr and at < size:
+            self._after_cr = False
+            if data[at] == _LF:
+                at += 1
+        lf = data.find(b"\n", at)
+        cr = data.find(b"\r", at)
+        while at < size:
+            if data[at] in b":\r\n" and not (self._in_event or self._in_line != _NO_LINE):
+                between = _BETWEEN.match(data, at)
+                at = at if between is None else between.end()
+                if at == size:
+                    break
+                if 0 <= lf < at:
+                    lf = data.find(b"\n", at)
+                if 0 <= cr < at:
+                    cr = data.find(b"\r", at)
+            end = lf if cr < 0 or 0 <= lf < cr else cr
+            if end < 0:
+                self._begin_line(data, at)
+                break
+            after = end + 1
+            if data[end] == _CR:
+                if after == size:
+                    self._after_cr = True
+                elif data[after] == _LF:
+                    after += 1
+            self._end_line(data, at, end, after, events)
+            at = after
+            if 0 <= lf < at:
+                lf = data.find(b"\n", at)
+            if 0 <= cr < at:
+                cr = data.find(b"\r", at)
+        in_event = self._in_event
+        self._idle = not (in_event or self._in_line != _NO_LINE or self._after_cr)
+        if in_event:
+            self.open_at = max(self._event_at, 0)
+            self._event_at -= size
+        else:
+            self.open_at = size
+        return events
+
+    def _skip_bom(self, data: bytes) -> int:
+        """Match the one byte order mark that may lead the stream; returns where the text goes on."""
+        at = 0
+        seen = self._bom_seen
+        while seen < 3 and at < len(data) and data[at] == _BOM[seen]:
+            seen += 1
+            at += 1
+        if seen < 3 and at < len(data):
+            if seen:
+                self._begin_line(_BOM[:seen], 0)
+                self._event_at = at - seen
+            seen = 3
+        self._bom_seen = seen
+        return at
+
+    def _begin_line(self, data: bytes, at: int) -> None:
+        """Remember a piece of a line that goes on in a later buffer."""
+        if self._in_line == _NO_LINE:
+            self._in_line = data[at]
+            if self._in_line != _COLON and not self._in_event:
+                self._in_event = True
+                self._event_at = at
+        if self._in_event:
+            self._grow(len(data) - at)
+            if self._in_line != _COLON and not self._overlong:
+                self._line += data[at:]
+
+    def _end_line(self, data: bytes, at: int, end: int, after: int, events: list[Event]) -> None:
+        first = self._in_line
+        if first == _NO_LINE:
+            if at == end:
+                if self._in_event:
+                    self._dispatch(after, events)
+                return
+            first = data[at]
+            if first != _COLON and not self._in_event:
+                self._in_event = True
+                self._event_at = at
+        self._in_line = _NO_LINE
+        if not self._in_event:
+            return
+        self._grow(end + 1 - at)
+        if first != _COLON and not self._overlong:
+            line = data[at:end]
+            if self._line:
+                line = bytes(self._line) + line
+                self._line.clear()
+            self._field(line)
+
+    def _grow(self, size: int) -> None:
+        self._size += size
+        if self._size > self._event_max and not self._overlong:
+            self._overlong = True
+            self.skipped += 1
+            self._line.clear()
+            self._data.clear()
+
+    def _field(self, line: bytes) -> None:
+        field, _, value = line.partition(b":")
+        if value.startswith(b" "):
+            value = value[1:]
+        if field == b"data":
+            self._data.append(value)
+        elif field == b"event":
+            self._name = value
+
+    def _dispatch(self, end: int, events: list[Event]) -> None:
+        data = self._data
+        if self._overlong:
+            events.append((self._name, None, self._event_at, end))
+        elif data:
+            events.append((self._name, data[0] if len(data) == 1 else b"\n".join(data), self._event_at, end))
+        self._in_event = False
+        self._overlong = False
+        self._size = 0
+        self._name = b""
+        data.clear()

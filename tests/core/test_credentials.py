@@ -1,0 +1,207 @@
+"""Where a credential may stand, and what must never travel."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aigw_core.credentials import CREDENTIAL_HEADERS, Credential, find_credential
+from aigw_core.errors import Reason, Rejection
+from aigw_core.headers import Headers
+from tests.core.driver import VIRTUAL_KEY, VIRTUAL_KEY_V2
+
+PATH = b"/openai/v1/chat/completions"
+PLACES: list[tuple[bytes, bytes]] = [
+    (b"Authorization", b"Bearer "),
+    (b"X-Api-Key", b""),
+    (b"api-key", b""),
+    (b"X-Goog-Api-Key", b""),
+]
+
+
+def find(*pairs: tuple[bytes, bytes], target: bytes = PATH) -> Credential | Rejection | None:
+    return find_credential(Headers.of(pairs), target)
+
+
+def reason_of(*pairs: tuple[bytes, bytes], target: bytes = PATH) -> Reason | None:
+    found = find(*pairs, target=target)
+    return found.reason if isinstance(found, Rejection) else None
+
+
+def managed(key: bytes) -> Credential:
+    return Credential(key, managed=True)
+
+
+def byo(*keys: bytes) -> Credential:
+    return Credential(keys[0], False, keys[1:])
+
+
+@pytest.mark.parametrize(("name", "scheme"), PLACES)
+def test_a_virtual_key_in_each_of_the_four_places(name: bytes, scheme: bytes) -> None:
+    assert find((name, scheme + VIRTUAL_KEY)) == managed(VIRTUAL_KEY)
+    assert find((name.upper(), scheme + VIRTUAL_KEY)) == managed(VIRTUAL_KEY)
+
+
+@pytest.mark.parametrize(("name", "scheme"), PLACES)
+@pytest.mark.parametrize(("other", "other_scheme"), PLACES)
+def test_a_virtual_key_wins_over_anything_beside_it(
+    name: bytes, scheme: bytes, other: bytes, other_scheme: bytes
+) -> None:
+    """Taking the first header only once let a virtual key travel to a provider beside a junk one."""
+    key, junk = (name, scheme + VIRTUAL_KEY), (other, other_scheme + b"sk-junk")
+    assert find(key, junk) == find(junk, key) == managed(VIRTUAL_KEY)
+    assert find(key, (other, other_scheme + VIRTUAL_KEY)) == managed(VIRTUAL_KEY)
+    different = (other, other_scheme + VIRTUAL_KEY_V2)
+    assert reason_of(key, different) is reason_of(different, key) is Reason.CONFLICTING_KEYS
+    empty = (other, other_scheme.strip())
+    assert find(key, empty) == find(empty, key) == managed(VIRTUAL_KEY)
+
+
+@pytest.mark.parametrize(("name", "scheme"), PLACES)
+def test_every_line_of_a_repeated_header_counts(name: bytes, scheme: bytes) -> None:
+    lines = [(name, scheme + b"sk-1"), (name.lower(), scheme + b"sk-2"), (name, scheme + VIRTUAL_KEY)]
+    assert find(*lines) == managed(VIRTUAL_KEY)
+    assert reason_of(*lines, (name, scheme + VIRTUAL_KEY_V2)) is Reason.CONFLICTING_KEYS
+    assert find(*lines[:2]) == byo(b"sk-1", b"sk-2")
+
+
+@pytest.mark.parametrize("value", [b"bai_", b"bai_v", b"bai_v1.1.x.y", b"bai_v9.1.a.b", b"bai_anything", b"bai_v1 b"])
+@pytest.mark.parametrize(("name", "scheme"), PLACES)
+def test_what_starts_like_a_virtual_key_is_never_byo(name: bytes, scheme: bytes, value: bytes) -> None:
+    assert find((name, scheme + value)) == managed(value)
+    assert reason_of((name, scheme + value), (name, scheme + VIRTUAL_KEY)) is Reason.CONFLICTING_KEYS
+
+
+@pytest.mark.parametrize(
+    ("value", "token"),
+    [
+        (b"Bearer sk-1", b"sk-1"),
+        (b"bearer sk-1", b"sk-1"),
+        (b"BEARER\t sk-1", b"sk-1"),
+        (b"Bearer  sk 1", b"sk 1"),
+        (b"Basic dTpw", b"Basic dTpw"),
+        (b"Bearersk-1", b"Bearersk-1"),
+        (b"sk-1", b"sk-1"),
+        (b"Bear", b"Bear"),
+    ],
+)
+def test_the_bearer_scheme(value: bytes, token: bytes) -> None:
+    """RFC 6750 §2.1; other schemes are credentials too, as BYO, and pass as they are."""
+    assert find((b"Authorization", value)) == byo(token)
+
+
+def test_empty_counts_as_absent() -> None:
+    empties = [
+        (b"Authorization", b""),
+        (b"Authorization", b"Bearer"),
+        (b"Authorization", b"bearer"),
+        (b"x-api-key", b""),
+    ]
+    assert find() is None
+    assert find(*empties) is None
+    assert find(*empties, (b"api-key", b"sk-1")) == byo(b"sk-1")
+
+
+def test_byo_credentials_are_all_known() -> None:
+    found = find((b"x-api-key", b"sk-1"), (b"Authorization", b"Bearer sk-2"), (b"x-goog-api-key", b"AIza"))
+    assert found == byo(b"sk-1", b"sk-2", b"AIza")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b"X-Other", VIRTUAL_KEY),
+        (b"X-Other", b"before " + VIRTUAL_KEY + b" behind"),
+        (b"Cookie", b"session=" + VIRTUAL_KEY),
+        (b"Proxy-Authorization", b"Bearer " + VIRTUAL_KEY),
+        (b"x_api_key", VIRTUAL_KEY),
+        (b"OpenAI-Api-Key", VIRTUAL_KEY),
+        (b"X-Other", b"bai_v"),
+        (b"Authorization", b"Basic " + VIRTUAL_KEY),
+        (b"Authorization", VIRTUAL_KEY),
+        (b"Authorization", b"bai_x"),
+        (b"Authorization", b"Bearer sk-1, Bearer " + VIRTUAL_KEY),
+        (b"x-api-key", b"sk-1 " + VIRTUAL_KEY),
+        (b"x-api-key", b"Bearer " + VIRTUAL_KEY),
+    ],
+)
+def test_a_virtual_key_anywhere_else_is_refused(name: bytes, value: bytes) -> None:
+    """Whoever the caller is: it never travels."""
+    misplaced = (name, value)
+    assert reason_of(misplaced) is Reason.MISPLACED_KEY
+    for good in ((b"api-key", b"sk-byo"), (b"api-key", VIRTUAL_KEY)):
+        assert reason_of(good, misplaced) is Reason.MISPLACED_KEY
+        assert reason_of(misplaced, good) is Reason.MISPLACED_KEY
+
+
+@pytest.mark.parametrize("value", [b"xbai_", b"bai_", b"BAI_V1.1.a.b", b"bai-v1", b"bai_1"])
+def test_what_only_looks_like_one_passes_elsewhere(value: bytes) -> None:
+    assert find((b"X-Other", value), (b"api-key", b"sk-1")) == byo(b"sk-1")
+
+
+def percent(raw: bytes) -> bytes:
+    return b"".join(b"%%%02X" % byte for byte in raw)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"key=" + VIRTUAL_KEY,
+        b"a=b&key=" + VIRTUAL_KEY,
+        b"key=sk-1&key=" + VIRTUAL_KEY,
+        b"a=b;key=" + VIRTUAL_KEY,
+        b"other=x" + VIRTUAL_KEY,
+        VIRTUAL_KEY,
+        VIRTUAL_KEY + b"=1",
+        b"key=" + percent(VIRTUAL_KEY),
+        b"key=" + percent(VIRTUAL_KEY).lower(),
+        b"key=" + VIRTUAL_KEY.replace(b"_", b"%5F"),
+        b"k%65y%3D" + VIRTUAL_KEY.replace(b"b", b"%62", 1),
+        b"key=bai_",
+        b"key=bai_x",
+        b"a=1&b=%62ai_x",
+    ],
+)
+def test_a_virtual_key_in_the_query_is_refused(query: bytes) -> None:
+    for pair in ((b"Authorization", b"Bearer " + VIRTUAL_KEY), (b"x-api-key", b"sk-1")):
+        assert reason_of(pair, target=PATH + b"?" + query) is Reason.MISPLACED_KEY
+    assert reason_of(target=PATH + b"?" + query) is Reason.MISPLACED_KEY
+
+
+def test_a_virtual_key_in_the_path_is_refused() -> None:
+    for path in (b"/openai/v1/models/" + VIRTUAL_KEY, b"/openai/v1/models/%62" + VIRTUAL_KEY[1:]):
+        assert reason_of((b"x-api-key", b"sk-1"), target=path) is Reason.MISPLACED_KEY
+
+
+@pytest.mark.parametrize("query", [b"key=AIza", b"a=xbai_", b"%", b"a=%zz", b"q=bai-v1", b"bai_x=1"])
+def test_other_queries_are_none_of_our_business(query: bytes) -> None:
+    assert find((b"x-api-key", b"sk-1"), target=PATH + b"?" + query) == byo(b"sk-1")
+
+
+def test_a_credential_does_not_show_itself() -> None:
+    assert repr(managed(b"MARKER")) == "Credential(managed=True)"
+    assert "MARKER" not in repr(byo(b"MARKER", b"MARKER"))
+
+
+NAMES = st.sampled_from([*sorted(CREDENTIAL_HEADERS), b"x-other", b"cookie"])
+VALUES = st.lists(
+    st.sampled_from([b"Bearer", b"bearer", b" ", b"\t", b"sk-1", b"bai_v", b"bai_", VIRTUAL_KEY, b"Basic", b","]),
+    max_size=4,
+).map(lambda parts: b"".join(parts).strip(b" \t"))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=4))
+def test_no_virtual_key_passes_as_byo(pairs: list[tuple[bytes, bytes]]) -> None:
+    """Whatever stands where: either it is the caller's one managed credential, or it is refused."""
+    found = find(*pairs)
+    carries_key = any(b"bai_v" in value for _, value in pairs)
+    if isinstance(found, Credential) and found.managed:
+        assert found.value.startswith(b"bai_")
+        for name, value in pairs:
+            assert b"bai_v" not in value or (name in CREDENTIAL_HEADERS and value.endswith(found.value))
+    elif not isinstance(found, Rejection):
+        assert not carries_key
+        if found is not None:
+            assert not any(token.startswith(b"bai_") for token in (found.value, *found.others))

@@ -1,0 +1,432 @@
+"""What a head becomes on its way through, and the mask over the pool key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from aigw_core.auth import Authorized, authorize
+from aigw_core.forwarding import KeyMask, downstream_response_head, informational_head, upstream_request_head
+from aigw_core.headers import Headers
+from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
+from aigw_core.policy import Policy
+from aigw_core.providers import AuthScheme
+from tests.core.driver import BYO_KEY, POOL_KEY, VIRTUAL_KEY, make_gateway, make_policy
+from tests.core.http1.reading import cuts_in, pieces_of
+
+Pairs = list[tuple[bytes, bytes]]
+CHAT = b"/openai/v1/chat/completions"
+BEARER = (b"Authorization", b"Bearer " + VIRTUAL_KEY)
+BYO = (b"Authorization", b"Bearer " + BYO_KEY)
+HOST = (b"Host", b"gateway:8080")
+STARS = b"*" * len(POOL_KEY)
+ID = (b"x-aigw-request-id", b"id-1")
+
+
+def forward(
+    pairs: Pairs,
+    *,
+    target: bytes = CHAT,
+    method: bytes = b"POST",
+    framing: Framing = NO_BODY,
+    policy: Policy | None = None,
+) -> RequestHead:
+    """The head as the provider gets it; the framing is that of the forwarded body."""
+    policy = policy if policy is not None else make_policy()
+    head = RequestHead(method, target, Headers.of(pairs), framing)
+    decision = authorize(head, policy, make_gateway(policy), 0.0)
+    assert isinstance(decision, Authorized), decision
+    return upstream_request_head(head, decision, policy, framing)
+
+
+def managed_pairs(*pairs: tuple[bytes, bytes]) -> Pairs:
+    """What arrives of these fields beside a virtual key; what we add ourselves is checked and left out."""
+    out = list(forward([HOST, BEARER, *pairs]).headers)
+    assert out[0] == (b"Host", b"openai.test")
+    assert out[-2:] == [(b"Authorization", b"Bearer " + POOL_KEY), (b"accept-encoding", b"identity")]
+    return out[1:-2]
+
+
+def byo_pairs(*pairs: tuple[bytes, bytes]) -> Pairs:
+    out = list(forward([HOST, BYO, *pairs]).headers)
+    assert out[:2] == [(b"Host", b"openai.test"), BYO]
+    return out[2:]
+
+
+PLAIN: Pairs = [
+    (b"X-b", b"1"),
+    (b"x-A", b""),
+    (b"X-B", b"2"),
+    (b"User-AGENT", b"x/1 (y)"),
+    (b"x-b", b"\xff\xa0"),
+    (b"Content-Type", b"application/json"),
+    (b"X_B", b"3"),
+    (b"Accept", b"*/*"),
+]
+
+
+def test_order_case_duplicates_and_values_are_kept() -> None:
+    assert managed_pairs(*PLAIN) == PLAIN
+    assert byo_pairs(*PLAIN) == PLAIN
+
+
+def test_the_start_line() -> None:
+    head = forward([HOST, BEARER], target=CHAT + b"?a=%2F&b", method=b"POST")
+    assert (head.method, head.target, head.framing) == (b"POST", b"/v1/chat/completions?a=%2F&b", NO_BODY)
+
+
+# Dropped fields
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (b"Connection", b"keep-alive"),
+        (b"Keep-Alive", b"timeout=5"),
+        (b"Proxy-Connection", b"keep-alive"),
+        (b"Proxy-Authorization", b"Basic dTpw"),
+        (b"Proxy-Authenticate", b"Basic"),
+        (b"proxy-anything", b"a"),
+        (b"TE", b"trailers"),
+        (b"Trailer", b"X-A"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Upgrade", b"h2c"),
+        (b"HTTP2-Settings", b"AAMAAABk"),
+        (b"Expect", b"100-continue"),
+        (b"X-Aigw-Request-Id", b"forged"),
+        (b"x-aigw-anything", b"forged"),
+    ],
+    ids=lambda pair: pair[0].decode(),
+)
+def test_what_never_crosses(pair: tuple[bytes, bytes]) -> None:
+    assert managed_pairs(PLAIN[0], pair, PLAIN[1], pair) == PLAIN[:2]
+    assert byo_pairs(PLAIN[0], pair, PLAIN[1], pair) == PLAIN[:2]
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (b"x-api-key", b"junk"),
+        (b"Api-Key", b"junk"),
+        (b"X-Goog-Api-Key", b"junk"),
+        (b"Authorization", b"Basic dTpw"),
+        (b"OpenAI-Organization", b"org-1"),
+        (b"OpenAI-Project", b"proj_1"),
+        (b"Cookie", b"a=b"),
+        (b"X-Goog-User-Project", b"p"),
+        (b"Accept-Encoding", b"gzip, br"),
+    ],
+    ids=lambda pair: pair[0].decode(),
+)
+def test_what_does_not_cross_beside_a_pool_key(pair: tuple[bytes, bytes]) -> None:
+    """Credentials, and what chooses scope within the pool key's account; BYO callers keep them."""
+    assert managed_pairs(PLAIN[0], pair, PLAIN[1], pair) == PLAIN[:2]
+    assert byo_pairs(PLAIN[0], pair, PLAIN[1], pair) == [PLAIN[0], pair, PLAIN[1], pair]
+
+
+def test_an_operator_chooses_what_else_is_dropped() -> None:
+    policy = make_policy(managed_drop_headers=frozenset({b"x-b"}))
+    out = dict(forward([HOST, BEARER, *PLAIN, (b"Cookie", b"a=b")], policy=policy).headers)
+    assert b"Cookie" in out
+    assert not {b"X-b", b"X-B", b"x-b"} & set(out)
+    byo = [name for name, _ in forward([HOST, BYO, *PLAIN], policy=policy).headers]
+    assert [name for name in byo if name.lower() == b"x-b"] == [b"X-b", b"X-B", b"x-b"]
+
+
+def test_connection_nominates_fields_of_one_hop() -> None:
+    pairs = [(b"Connection", b"close, X-b"), (b"connection", b"user-agent")]
+    kept = [pair for pair in PLAIN if pair[0].lower() not in (b"x-b", b"user-agent")]
+    assert managed_pairs(*PLAIN, *pairs) == kept
+    assert byo_pairs(*pairs, *PLAIN) == kept
+
+
+def test_connection_cannot_nominate_what_the_provider_relies_on() -> None:
+    names = b"Host, Authorization, Content-Length, Content-Encoding, X-Api-Key, Api-Key, X-Goog-Api-Key"
+    pairs = [
+        HOST,
+        BYO,
+        (b"Connection", names),
+        (b"Content-Length", b"2"),
+        (b"Content-Encoding", b"gzip"),
+        (b"x-api-key", b"k"),
+    ]
+    assert list(forward(pairs, framing=Length(2)).headers) == [
+        (b"Host", b"openai.test"),
+        BYO,
+        (b"Content-Length", b"2"),
+        (b"Content-Encoding", b"gzip"),
+        (b"x-api-key", b"k"),
+    ]
+    assert list(forward([HOST, BEARER, *pairs[2:]], framing=Length(2)).headers) == [
+        (b"Host", b"openai.test"),
+        (b"Content-Length", b"2"),
+        (b"Content-Encoding", b"gzip"),
+        (b"Authorization", b"Bearer " + POOL_KEY),
+        (b"accept-encoding", b"identity"),
+    ]
+
+
+# Rewritten fields
+
+
+def test_host_is_the_providers_in_its_place_and_spelling() -> None:
+    head = forward([(b"X-A", b"1"), (b"hOST", b"gateway"), BYO])
+    assert list(head.headers)[:2] == [(b"X-A", b"1"), (b"hOST", b"openai.test")]
+    assert list(forward([BYO]).headers) == [(b"Host", b"openai.test"), BYO], "HTTP/1.0 may leave it out"
+
+
+@pytest.mark.parametrize(
+    ("sent", "framing", "forwarded"),
+    [
+        ([(b"content-LENGTH", b"5")], Length(5), [(b"content-LENGTH", b"5")]),
+        ([(b"Content-Length", b"5")], Length(39), [(b"Content-Length", b"39")]),
+        ([(b"Content-Length", b"005")], Length(5), [(b"Content-Length", b"5")]),
+        ([(b"Content-Length", b"0")], Length(0), [(b"Content-Length", b"0")]),
+        ([(b"Content-Length", b"5")], CHUNKED, [(b"Transfer-Encoding", b"chunked")]),
+        ([(b"Transfer-Encoding", b"Chunked")], CHUNKED, [(b"Transfer-Encoding", b"chunked")]),
+        ([(b"Transfer-Encoding", b"chunked")], Length(5), [(b"Content-Length", b"5")]),
+        ([], NO_BODY, []),
+        ([], Length(5), [(b"Content-Length", b"5")]),
+    ],
+)
+def test_framing_is_remade(sent: Pairs, framing: Framing, forwarded: Pairs) -> None:
+    """One statement about the length, ours, whatever the caller sent."""
+    for credential in (BEARER, BYO):
+        head = forward([HOST, credential, *sent], framing=framing)
+        out = [pair for pair in head.headers if pair[0].lower() in (b"content-length", b"transfer-encoding")]
+        assert (out, head.framing) == (forwarded, framing)
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        (b"a-1, b-2", b"a-1, b-2"),
+        (b" a-1 ,b-2", b" a-1 ,b-2"),
+        (b"oauth-2025-04-20", None),
+        (b"OAuth-2025-04-20", None),
+        (b"a-1, oauth-2025-04-20", b"a-1"),
+        (b"files-api-2025-04-14,a-1,oauth-x,b-2", b"a-1,b-2"),
+        (b"oauth-x, files-api-y", None),
+        (b"xoauth-1, files-apix", b"xoauth-1, files-apix"),
+        (b"oauth", b"oauth"),
+        (b"", b""),
+    ],
+)
+def test_beta_tokens_that_choose_scope_are_dropped(value: bytes, kept: bytes | None) -> None:
+    for name in (b"anthropic-beta", b"Anthropic-Beta"):
+        assert managed_pairs((name, value)) == ([] if kept is None else [(name, kept)])
+        assert byo_pairs((name, value)) == [(name, value)]
+
+
+def test_beta_tokens_on_every_line_and_by_configuration() -> None:
+    lines = [(b"anthropic-beta", b"a,oauth-1"), (b"anthropic-beta", b"oauth-2"), (b"anthropic-beta", b"b")]
+    assert managed_pairs(*lines) == [(b"anthropic-beta", b"a"), (b"anthropic-beta", b"b")]
+    policy = make_policy(managed_drop_betas=("Exact-1",))
+    head = forward([HOST, BEARER, (b"anthropic-beta", b"exact-1,exact-12,oauth-1")], policy=policy)
+    assert head.headers.get(b"anthropic-beta") == b"exact-12,oauth-1"
+
+
+@pytest.mark.parametrize(
+    ("target", "header"),
+    [
+        (CHAT, (b"Authorization", b"Bearer " + POOL_KEY)),
+        (b"/anthropic/v1/messages", (b"x-api-key", POOL_KEY)),
+        (b"/anthropic/v1/chat/completions", (b"x-api-key", POOL_KEY)),
+        (b"/deepseek/anthropic/v1/messages", (b"x-api-key", POOL_KEY)),
+        (b"/deepseek/anthropic/v1/messages/count_tokens", (b"x-api-key", POOL_KEY)),
+        (b"/deepseek/chat/completions", (b"Authorization", b"Bearer " + POOL_KEY)),
+        (b"/openrouter/api/v1/messages", (b"Authorization", b"Bearer " + POOL_KEY)),
+    ],
+)
+def test_the_pool_key_in_the_scheme_of_the_provider(target: bytes, header: tuple[bytes, bytes]) -> None:
+    policy = make_policy()
+    for credential in (
+        BEARER,
+        (b"x-api-key", VIRTUAL_KEY),
+        (b"api-key", VIRTUAL_KEY),
+        (b"x-goog-api-key", VIRTUAL_KEY),
+    ):
+        head = forward([HOST, credential, (b"x-api-key", b"junk")], target=target, policy=policy)
+        secrets = [pair for pair in head.headers if pair[0].lower() in (b"authorization", b"x-api-key", b"api-key")]
+        assert secrets == [header]
+        assert not any(b"bai_" in value or b"junk" in value for _, value in head.headers)
+
+
+def test_each_provider_gets_its_own_key() -> None:
+    policy = make_policy()
+    other = replace(policy.providers["groq"], auth_scheme=AuthScheme.API_KEY)
+    policy = replace(policy, providers={**policy.providers, "groq": other})
+    for _ in range(2):
+        groq = forward([HOST, BEARER], target=b"/groq/openai/v1/chat/completions", policy=policy)
+        openai = forward([HOST, BEARER], policy=policy)
+        assert list(groq.headers)[:2] == [(b"Host", b"groq.test"), (b"api-key", POOL_KEY)]
+        assert list(openai.headers)[:2] == [(b"Host", b"openai.test"), (b"Authorization", b"Bearer " + POOL_KEY)]
+
+
+def test_byo_gets_nothing_of_ours() -> None:
+    head = forward([HOST, BYO, *PLAIN])
+    assert not any(POOL_KEY in value for _, value in head.headers)
+    assert list(head.headers) == [(b"Host", b"openai.test"), BYO, *PLAIN]
+
+
+NAMES = st.sampled_from(
+    [
+        *[b"Authorization", b"x-api-key", b"Api-Key", b"Connection", b"TE", b"Expect", b"Cookie", b"anthropic-beta"],
+        *[b"X-A", b"x-a", b"X-B", b"Accept-Encoding", b"Accept", b"x-aigw-x", b"Proxy-X", b"Content-Type"],
+    ]
+)
+VALUES = st.sampled_from([b"", b"a", b"x-a", b"close", b"oauth-1", b"b, c", b"host", b"Basic x"])
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NAMES, VALUES), max_size=8), st.booleans())
+def test_what_is_forwarded_is_what_came_in_its_order(pairs: Pairs, managed: bool) -> None:
+    head = forward([HOST, BEARER if managed else BYO, *pairs])
+    out = list(head.headers)[1:]
+    if managed:
+        assert out[-2:] == [(b"Authorization", b"Bearer " + POOL_KEY), (b"accept-encoding", b"identity")]
+        out = out[:-2]
+    incoming = iter([BYO, *pairs])
+    # Each field that left is one that came, further on than the one before it.
+    assert all(any(pair == came or pair[0] == came[0] == b"anthropic-beta" for came in incoming) for pair in out)
+
+
+# The way back
+
+
+def backward(pairs: Pairs, framing: Framing, *, status: int = 200, key: bytes | None = POOL_KEY) -> Pairs:
+    head = ResponseHead(status, b"OK", Headers.of(pairs), framing)
+    out = downstream_response_head(head, framing, "id-1", key)
+    assert (out.status, out.reason, out.framing) == (status, b"OK", framing)
+    return list(out.headers)
+
+
+RESPONSE: Pairs = [
+    (b"Date", b"Mon, 23 Nov 2026 20:20:10 GMT"),
+    (b"server", b"cloudflare"),
+    (b"Set-Cookie", b"a=b"),
+    (b"set-cookie", b"c=d"),
+    (b"x-request-id", b"req_1"),
+    (b"Retry-After", b"5"),
+]
+
+
+@pytest.mark.parametrize("key", [POOL_KEY, None])
+def test_responses_keep_all_but_hop_by_hop_fields(key: bytes | None) -> None:
+    dropped = [
+        (b"Connection", b"x-hop"),
+        (b"X-Hop", b"1"),
+        (b"Keep-Alive", b"timeout=5"),
+        (b"Transfer-Encoding", b"chunked"),
+        (b"Trailer", b"X-A"),
+        (b"Upgrade", b"h2"),
+        (b"Proxy-Authenticate", b"Basic"),
+        (b"X-Aigw-Request-Id", b"forged"),
+        (b"x-aigw-other", b"forged"),
+    ]
+    assert backward([*dropped[:3], *RESPONSE, *dropped[3:]], CHUNKED, key=key) == [*RESPONSE, ID]
+
+
+@pytest.mark.parametrize(
+    ("framing", "status", "kept"),
+    [
+        (Length(5), 200, True),
+        (NO_BODY, 200, True),
+        (NO_BODY, 304, True),
+        (NO_BODY, 204, False),
+        (CHUNKED, 200, False),
+        (UNTIL_CLOSE, 200, False),
+    ],
+)
+def test_content_length_on_the_way_back(framing: Framing, status: int, kept: bool) -> None:
+    """HEAD and 304 keep it, 204 must not have it, and a body that is re-framed has none."""
+    length = (b"Content-length", b"5")
+    assert backward([length, *RESPONSE], framing, status=status) == [*([length] if kept else []), *RESPONSE, ID]
+
+
+def test_the_pool_key_is_overwritten_in_heads() -> None:
+    pairs = [(b"X-Echo", b"a" + POOL_KEY + b"b" + POOL_KEY), (b"X-Part", POOL_KEY[:-1])]
+    masked = [(b"X-Echo", b"a" + STARS + b"b" + STARS), (b"X-Part", POOL_KEY[:-1])]
+    assert backward([*pairs, *RESPONSE], CHUNKED) == [*masked, *RESPONSE, ID]
+    assert backward(pairs, CHUNKED, key=None) == [*pairs, ID]
+    head = ResponseHead(401, b"Bad " + POOL_KEY, Headers([]), CHUNKED)
+    assert downstream_response_head(head, CHUNKED, "id-1", POOL_KEY).reason == b"Bad " + STARS
+    assert head.reason == b"Bad " + POOL_KEY
+
+
+def test_1xx_heads() -> None:
+    pairs = [
+        (b"Link", b"</a>; rel=preload"),
+        (b"Connection", b"x-hop"),
+        (b"X-Hop", b"1"),
+        (b"Content-Length", b"5"),
+        (b"x-aigw-request-id", b"forged"),
+        (b"X-Echo", POOL_KEY),
+    ]
+    head = ResponseHead(103, b"Early " + POOL_KEY, Headers.of(pairs), NO_BODY)
+    out = informational_head(head, POOL_KEY)
+    assert (out.status, out.reason, out.framing) == (103, b"Early " + STARS, NO_BODY)
+    assert list(out.headers) == [pairs[0], (b"X-Echo", STARS)]
+    assert list(informational_head(head, None).headers) == [pairs[0], pairs[5]]
+
+
+# The mask
+
+
+def masked(key: bytes, pieces: list[bytes]) -> bytes:
+    mask = KeyMask(key)
+    out = b""
+    fed = 0
+    for piece in pieces:
+        out += mask.feed(piece)
+        fed += len(piece)
+        assert fed - len(key) < len(out) <= fed, "no more is held than what could begin a key"
+    return out + mask.finish()
+
+
+@st.composite
+def keys_and_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """A key, and a body made of whole keys, their beginnings and ends, and what is near them."""
+    key = draw(st.text("ab*", min_size=1, max_size=4).map(str.encode))
+    parts = [key, key[:-1], key[1:], b"a", b"b", b"*"]
+    return key, b"".join(draw(st.lists(st.sampled_from(parts), max_size=8)))
+
+
+@settings(deadline=None)
+@given(keys_and_bodies(), st.data())
+@example((b"*a", b"*aa"), None)
+def test_masking_does_not_depend_on_the_split(key_and_body: tuple[bytes, bytes], draw: st.DataObject | None) -> None:
+    key, data = key_and_body
+    cuts = [] if draw is None else draw.draw(cuts_in(len(data)))
+    whole = data.replace(key, b"*" * len(key))
+    assert masked(key, list(pieces_of(data, cuts))) == whole
+    assert masked(key, [data[i : i + 1] for i in range(len(data))]) == whole
+    assert masked(key, [data]) == whole
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([POOL_KEY, POOL_KEY[:9], POOL_KEY[3:], b"x", b"sk-"]), max_size=6), st.data())
+def test_no_piece_ever_shows_the_key(parts: list[bytes], draw: st.DataObject) -> None:
+    data = b"".join(parts)
+    mask = KeyMask(POOL_KEY)
+    shown = b""
+    for piece in pieces_of(data, draw.draw(cuts_in(len(data)))):
+        shown += mask.feed(piece)
+        assert POOL_KEY not in shown
+    shown += mask.finish()
+    assert shown == data.replace(POOL_KEY, STARS)
+    assert len(shown) == len(data)
+
+
+def test_what_cannot_begin_a_key_is_released_at_once() -> None:
+    mask = KeyMask(b"key-1")
+    assert mask.feed(b"{}") == b"{}"
+    assert mask.feed(b"a ke") == b"a "
+    assert mask.feed(b"x") == b"kex"
+    assert mask.feed(b"key-") == b""
+    assert mask.feed(b"2key-1k") == b"key-2*****"
+    assert mask.finish() == b"k"
+    assert mask.finish() == b""
