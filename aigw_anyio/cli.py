@@ -1,0 +1,142 @@
+"""The ``aigw`` command, and the command line that every frontend shares."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import anyio
+
+from aigw_anyio import cli_keys, logs
+from aigw_anyio.dataplane import DataPlaneFactory
+from aigw_anyio.lifecycle import EXIT_CONFIGURATION, EXIT_FAILED, Options, run_gateway
+from aigw_anyio.limits import raise_open_files_limit
+from aigw_anyio.settings import SettingsError, load_settings
+from aigw_anyio.version import VERSION
+
+BACKENDS = ("asyncio", "trio")
+
+_log = logging.getLogger("aigw.cli")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors do not repeat what was typed: it may be a key."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]  # passed through as given
+
+    def error(self, message: str) -> NoReturn:
+        for pattern, text in _ECHOES:
+            message = pattern.sub(text, message)
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_CONFIGURATION, f"{self.prog}: {message}\n")
+
+
+_ECHOES = (
+    (re.compile(r"unrecognized arguments: .*", re.DOTALL), "unknown arguments"),
+    (re.compile(r"invalid choice: .* \(choose from", re.DOTALL), "unknown (choose from"),
+    (re.compile(r"invalid (\w+) value: .*", re.DOTALL), r"not a valid \1 value"),
+    (re.compile(r"ignored explicit argument .*", re.DOTALL), "takes no value"),
+    (re.compile(r"ambiguous option: .*", re.DOTALL), "ambiguous option"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The ``aigw`` command; returns the exit code."""
+    parser = Parser(prog="aigw", description="LLM egress gateway.")
+    parser.add_argument("--version", action="version", version=f"aigw {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--config", metavar="FILE", help="TOML file (default: AI_CONFIG, else none)")
+    demo = commands.add_parser("demo", help="run the gateway against a built-in mock provider")
+    for command in (serve, demo):
+        command.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s")
+    cli_keys.add_parsers(commands.add_parser("key", help="make and read virtual keys"))
+    arguments = parser.parse_args(argv)
+    if arguments.command == "key":
+        return cli_keys.run(arguments)
+    if arguments.command == "demo":
+        return _run_frontend(arguments.backend, ["--demo"])
+    return _run_frontend(arguments.backend, ["--config", arguments.config] if arguments.config else [])
+
+
+def _run_frontend(backend: str, argv: list[str]) -> int:
+    # Frontends stand above this layer and are named only at run time.
+    try:
+        frontend = importlib.import_module(f"aigw_{backend}")
+    except ModuleNotFoundError as error:
+        logs.say(f"aigw: the {backend} frontend needs the module {error.name}: pip install 'aigw[{backend}]'")
+        return EXIT_FAILED
+    entry: Callable[[list[str]], int] | None = getattr(frontend, "main", None)
+    if entry is None:
+        logs.say(f"aigw: the {backend} frontend is not available yet")
+        return EXIT_FAILED
+    return entry(argv)
+
+
+def frontend_main(
+    factory: DataPlaneFactory,
+    backend: str,
+    argv: list[str] | None = None,
+    *,
+    backend_options: Mapping[str, object] | None = None,
+) -> int:
+    """``python -m aigw_<backend> [--config FILE] [--demo]``; returns the exit code.
+
+    0 after a clean stop, 2 for a configuration that is refused (one line a problem), 1 otherwise.
+    """
+    parser = Parser(prog=f"aigw_{backend}", description=f"The gateway on {backend}.")
+    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file (default: AI_CONFIG, else none)")
+    parser.add_argument("--demo", action="store_true", help="serve a built-in mock provider; needs nothing else")
+    parser.add_argument("--version", action="version", version=f"aigw {VERSION}")
+    arguments = parser.parse_args(argv)
+    if not _has_standard_streams():
+        logs.say("aigw: standard output is closed, so usage facts have nowhere to go")
+        return EXIT_FAILED
+    raise_open_files_limit()
+    load = partial(load_settings, config=arguments.config, environ=os.environ)
+    try:
+        settings, warnings = load()
+    except SettingsError as error:
+        for problem in error.problems:
+            logs.say(f"aigw: {logs.escaped(problem)}")
+        return EXIT_CONFIGURATION
+    logs.configure(settings.log_format, settings.log_level)
+    for warning in warnings:
+        _log.warning("%s", warning)
+    run = partial(run_gateway, settings, factory, Options(backend, reload=load, owns_process=True))
+    if arguments.demo:
+        # Only the demo needs the mock provider's answers.
+        from aigw_anyio.demo import run_demo
+
+        run = partial(run_demo, settings, factory, backend, load)
+    try:
+        return anyio.run(run, backend=backend, backend_options=dict(backend_options or {}))
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001  # our own bug: say so, and leave with the documented code
+        _log.critical("the gateway has failed", exc_info=True)
+        return EXIT_FAILED
+
+
+def _has_standard_streams() -> bool:
+    """Whether facts have somewhere to go. A closed stdin or stderr becomes the null device.
+
+    Otherwise the next socket would get the number 0, 1 or 2, and somebody's bytes with it.
+    """
+    has_stdout = True
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+            has_stdout = has_stdout and fd != 1
+    return has_stdout

@@ -1,0 +1,49 @@
+"""What a frontend implements: the sockets of the data path, behind a few calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from aigw_anyio.settings import Settings
+from aigw_anyio.sinks import FactSink
+from aigw_core.gateway import Gateway
+
+
+class DataPlane(Protocol):
+    """The data listener and its connections. Every method runs in the event loop's thread.
+
+    After a ``start`` that failed, or was never called, the others do nothing.
+    """
+
+    async def start(self) -> tuple[str, int]:
+        """Binds and accepts; the bound host and port. Raises OSError."""
+        ...
+
+    def stop_accepting(self) -> None:
+        """Closes the listener; connections go on."""
+        ...
+
+    def drain(self) -> None:
+        """Asks every connection to finish what runs and close."""
+        ...
+
+    def cut(self) -> None:
+        """Ends every exchange now; their facts are emitted before this returns."""
+        ...
+
+    def reload(self, settings: Settings, idle: list[object]) -> None:
+        """Adopts what it can of new settings; closes the pooled connections that the new policy gave up."""
+        ...
+
+    @property
+    def connections(self) -> int:
+        """Open downstream connections; 0 when drained."""
+        ...
+
+    async def aclose(self) -> None:
+        """Closes whatever is still open."""
+        ...
+
+
+DataPlaneFactory = Callable[[Gateway, FactSink, Settings], DataPlane]

@@ -1,0 +1,196 @@
+"""A small HTTP/1.1 server on h11, for what is not the data path: the admin listener and the mock provider."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+import h11
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.streams.stapled import MultiListener
+
+HEAD_MAX: Final = 64 * 1024
+"""Bytes of a request head: what the gateway itself accepts."""
+REQUEST_SECS: Final = 75.0
+"""From the end of one answer to the end of the next request, a slow sender included."""
+WRITE_SECS: Final = 30.0
+"""For one piece of an answer to be taken."""
+READ_SIZE: Final = 65_536
+
+Headers = Sequence[tuple[str, str]]
+
+_log = logging.getLogger("aigw.httpd")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Connections beyond ``connections`` are closed at once; a body beyond ``body`` bytes gets 413."""
+
+    connections: int
+    body: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, read to its end. Header names are lower case; of a repeated one the last counts."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        return self.target.partition("?")[0]
+
+
+class Responder:
+    """One answer. Without a ``content-length`` header it is sent in chunks, each flushed at once."""
+
+    def __init__(self, stream: SocketStream, connection: h11.Connection, is_head: bool) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._is_head = is_head
+
+    async def start(self, status: int, headers: Headers) -> None:
+        await self._send(_head(status, headers))
+
+    async def send(self, data: bytes) -> None:
+        if not self._is_head:
+            await self._send(h11.Data(data=data))
+
+    async def end(self) -> None:
+        await self._send(h11.EndOfMessage())
+
+    async def reply(self, status: int, headers: Headers, body: bytes) -> None:
+        """A whole answer with its length, sent in one piece."""
+        head = _head(status, [*headers, ("content-length", str(len(body)))])
+        content = [] if self._is_head or not body else [h11.Data(data=body)]
+        await self._send(head, *content, h11.EndOfMessage())
+
+    async def _send(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
+        data = b"".join(self._connection.send(event) or b"" for event in events)
+        if data:
+            with anyio.fail_after(WRITE_SECS):
+                await self._stream.send(data)
+
+
+Handler = Callable[[Request, Responder], Awaitable[None]]
+
+
+async def listen(host: str, port: int) -> MultiListener[SocketStream]:
+    """Binds, and listens. Raises OSError."""
+    return await anyio.create_tcp_listener(local_host=host, local_port=port)
+
+
+def bound_address(listener: MultiListener[SocketStream]) -> tuple[str, int]:
+    """Host and port that the listener really has."""
+    address = listener.extra(SocketAttribute.local_address)  # noqa: S610  # not Django
+    return str(address[0]), int(address[1])
+
+
+async def serve(
+    listener: MultiListener[SocketStream],
+    handler: Handler,
+    limits: Limits,
+    *,
+    task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serves until cancelled; one connection's failure never reaches another."""
+    running = 0
+
+    async def serve_one(stream: SocketStream) -> None:
+        nonlocal running
+        running += 1
+        try:
+            if running <= limits.connections:
+                await _serve_connection(stream, handler, limits)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError, OSError):
+            # The peer has left or is too slow; there is nobody to tell.
+            pass
+        except Exception:  # noqa: BLE001  # one that leaves this task would end every connection
+            _log.exception("a connection ended by an error")
+        finally:
+            running -= 1
+            await anyio.aclose_forcefully(stream)
+
+    async with listener:
+        task_status.started()
+        await listener.serve(serve_one)
+
+
+async def _serve_connection(stream: SocketStream, handler: Handler, limits: Limits) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX)
+    while True:
+        try:
+            with anyio.fail_after(REQUEST_SECS):
+                request = await _read_request(stream, connection, limits.body)
+        except h11.RemoteProtocolError as error:
+            await _refuse(stream, connection, error.error_status_hint)
+            return
+        if request is None:
+            return
+        responder = Responder(stream, connection, request.method == "HEAD")
+        await handler(request, responder)
+        if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+            await stream.send_eof()
+            return
+        connection.start_next_cycle()
+
+
+async def _read_request(stream: SocketStream, connection: h11.Connection, body_max: int) -> Request | None:
+    """The next request; None where the peer has closed."""
+    head: h11.Request | None = None
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            if connection.they_are_waiting_for_100_continue:
+                await stream.send(connection.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
+            try:
+                connection.receive_data(await stream.receive(READ_SIZE))
+            except anyio.EndOfStream:
+                connection.receive_data(b"")
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > body_max:
+                raise h11.RemoteProtocolError("body too large", error_status_hint=413)
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            return _request(head, bytes(body))
+        else:
+            return None
+
+
+def _request(head: h11.Request, body: bytes) -> Request:
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+    return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body)
+
+
+async def _refuse(stream: SocketStream, connection: h11.Connection, status: int) -> None:
+    if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+        responder = Responder(stream, connection, is_head=False)
+        await responder.reply(status, [("connection", "close")], b"")
+        await stream.send_eof()
+
+
+def _head(status: int, headers: Headers) -> h11.Response:
+    raw = [(name.encode(), value.encode()) for name, value in headers]
+    return h11.Response(status_code=status, headers=raw, reason=_phrase(status))
+
+
+def _phrase(status: int) -> bytes:
+    return {
+        200: b"OK",
+        400: b"Bad Request",
+        401: b"Unauthorized",
+        404: b"Not Found",
+        405: b"Method Not Allowed",
+        413: b"Content Too Large",
+        429: b"Too Many Requests",
+        503: b"Service Unavailable",
+    }.get(status, b"")

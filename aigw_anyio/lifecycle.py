@@ -1,0 +1,272 @@
+"""From settings to a running gateway and back: start, signals, reload, drain."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+from anyio.abc import SocketStream, TaskGroup
+from anyio.streams.stapled import MultiListener
+
+from aigw_anyio import httpd, logs
+from aigw_anyio.admin import AdminState, serve_admin
+from aigw_anyio.dataplane import DataPlaneFactory
+from aigw_anyio.memory import settle_heap
+from aigw_anyio.settings import ListenAddr, Settings, SettingsError
+from aigw_anyio.sinks import FactSink, StdoutSink
+from aigw_core.gateway import Gateway
+from aigw_core.limiter import Limiter
+
+CLOCK_SECS: Final = 1.0
+"""Between two reports of the wall clock to the core."""
+DRAIN_POLL_SECS: Final = 0.05
+"""Between two looks at the number of open connections while draining."""
+CUT_SECS: Final = 3.0
+"""For cut connections to close: a little over the two seconds for which they linger."""
+FLUSH_SECS: Final = 10.0
+"""For a slow reader to take the last facts."""
+FORCED_SECS: Final = 1.0
+"""The same after a second signal, or where the start or a task has failed."""
+CLOSE_SECS: Final = 2.0
+
+EXIT_OK: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_CONFIGURATION: Final = 2
+
+_STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+_ADOPTED_AT_START: Final = (
+    "listen_addr",
+    "metrics_listen",
+    "tls_cert_file",
+    "tls_key_file",
+    "upstream_ca_file",
+    "max_connections",
+    "pool_max_idle",
+)
+
+Reload = Callable[[], tuple[Settings, list[str]]]
+"""Loads the settings again, with their warnings. Raises SettingsError."""
+
+_log = logging.getLogger("aigw.lifecycle")
+
+
+class StartError(Exception):
+    """The gateway cannot start; the text is one line for the operator."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line decides, and embedders of the lifecycle may."""
+
+    backend: str
+    reload: Reload | None = None
+    movable: frozenset[str] = frozenset()
+    """The names among ``listen_addr`` and ``metrics_listen`` whose port, when taken, gives way to a free one."""
+    owns_process: bool = False
+    """Whether process-wide settings, such as those of the garbage collector, may be changed."""
+    announce: Callable[[ListenAddr], None] | None = None
+    """Called with the bound data address, after the ``listening`` line."""
+    make_sink: Callable[[], FactSink] = StdoutSink
+
+
+async def run_gateway(settings: Settings, factory: DataPlaneFactory, options: Options) -> int:
+    """Serves until a signal asks to stop; returns the exit code.
+
+    SIGTERM and SIGINT drain, a second one stops at once, SIGHUP reloads. Must run in the main thread.
+    """
+    process = _Process(settings, factory, options)
+    code = EXIT_FAILED
+    with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
+        async with anyio.create_task_group() as tasks:
+            try:
+                code = await process.run(signals, tasks)
+            except StartError as error:
+                logs.say(f"aigw: {error}")
+            tasks.cancel_scope.cancel()
+    return code
+
+
+class _Process:
+    def __init__(self, settings: Settings, factory: DataPlaneFactory, options: Options) -> None:
+        self._settings = settings
+        self._factory = factory
+        self._options = options
+        self._generation = 0
+        self._gateway = Gateway(
+            settings.build_policy(0),
+            entropy=os.urandom(32),
+            limiter=Limiter(bytearray(Limiter.buffer_size())),
+            now=anyio.current_time(),
+            wall=time.time(),
+            pool_max_idle=settings.pool_max_idle,
+        )
+        self._sink = options.make_sink()
+        self._plane = factory(self._gateway, self._sink, settings)
+
+    async def run(self, signals: AsyncIterator[signal.Signals], tasks: TaskGroup) -> int:
+        try:
+            await tasks.start(self._sink.run)
+            await self._start(tasks)
+            await self._serve(signals)
+            code = await self._stop(signals, tasks)
+        except BaseException:
+            await self._abandon()
+            raise
+        return code
+
+    async def _start(self, tasks: TaskGroup) -> None:
+        state = AdminState(self._gateway, self._sink, self._options.backend, anyio.current_time())
+        admin, admin_address = await self._bind_admin()
+        # Probes are answered before the data listener is there: alive, not ready.
+        await tasks.start(serve_admin, admin, state)
+        data_address = await self._bind_data()
+        state.connections = lambda: self._plane.connections
+        state.is_listening = True
+        tasks.start_soon(self._tell_time)
+        if self._options.owns_process:
+            settle_heap()
+        logs.say(f"listening data={data_address} admin={admin_address}")
+        if self._options.announce is not None:
+            self._options.announce(data_address)
+
+    async def _bind_admin(self) -> tuple[MultiListener[SocketStream], ListenAddr]:
+        wanted = self._settings.metrics_listen
+        try:
+            listener = await httpd.listen(wanted.host, wanted.port)
+        except OSError as error:
+            if not self._gives_way("metrics_listen", wanted, error):
+                raise StartError(_cannot_listen("metrics_listen", wanted, error)) from None
+            listener = await httpd.listen(wanted.host, 0)
+        return listener, ListenAddr(*httpd.bound_address(listener))
+
+    async def _bind_data(self) -> ListenAddr:
+        wanted = self._settings.listen_addr
+        try:
+            return ListenAddr(*await self._plane.start())
+        except OSError as error:
+            if not self._gives_way("listen_addr", wanted, error):
+                raise StartError(_cannot_listen("listen_addr", wanted, error)) from None
+        await self._plane.aclose()
+        changed = self._settings.model_copy(update={"listen_addr": ListenAddr(wanted.host, 0)})
+        self._plane = self._factory(self._gateway, self._sink, changed)
+        try:
+            return ListenAddr(*await self._plane.start())
+        except OSError as error:
+            raise StartError(_cannot_listen("listen_addr", changed.listen_addr, error)) from None
+
+    def _gives_way(self, name: str, wanted: ListenAddr, error: OSError) -> bool:
+        if name not in self._options.movable or _errno(error) != errno.EADDRINUSE:
+            return False
+        logs.say(f"port {wanted.port} is taken, so a free one is used")
+        return True
+
+    async def _tell_time(self) -> None:
+        while True:
+            await anyio.sleep(CLOCK_SECS)
+            self._gateway.set_clock(anyio.current_time(), time.time())
+
+    async def _serve(self, signals: AsyncIterator[signal.Signals]) -> None:
+        """Returns at the first signal to stop."""
+        async for received in signals:
+            if received in _STOP_SIGNALS:
+                _log.info("draining", extra={"fields": {"signal": received.name}})
+                return
+            await self._reload()
+
+    async def _reload(self) -> None:
+        if self._options.reload is None:
+            return
+        try:
+            settings, warnings = await anyio.to_thread.run_sync(self._options.reload)
+        except SettingsError as error:
+            for problem in error.problems:
+                _log.error("configuration not reloaded: %s", problem)
+            return
+        self._generation += 1
+        idle = self._gateway.reload(settings.build_policy(self._generation))
+        self._plane.reload(settings, idle)
+        logs.configure(settings.log_format, settings.log_level)
+        for warning in warnings:
+            _log.warning("%s", warning)
+        for name in _ADOPTED_AT_START:
+            if getattr(settings, name) != getattr(self._settings, name):
+                _log.warning("%s has changed, which takes a restart", name)
+        self._settings = settings
+        _log.info("configuration reloaded")
+
+    async def _stop(self, signals: AsyncIterator[signal.Signals], tasks: TaskGroup) -> int:
+        is_clean = False
+        with anyio.CancelScope() as patience:
+
+            async def watch() -> None:
+                async for received in signals:
+                    if received in _STOP_SIGNALS:
+                        patience.cancel()
+                        return
+
+            tasks.start_soon(watch)
+            is_clean = await self._drain()
+        if patience.cancelled_caught:
+            _log.warning("stopped at once by a second signal")
+            await self._abandon()
+        else:
+            with anyio.move_on_after(CLOSE_SECS):
+                await self._plane.aclose()
+        return EXIT_OK if is_clean else EXIT_FAILED
+
+    async def _drain(self) -> bool:
+        """Whether every fact was written."""
+        plane, settings = self._plane, self._settings
+        self._gateway.drain()
+        await anyio.sleep(settings.shutdown_delay_secs)
+        plane.stop_accepting()
+        plane.drain()
+        with anyio.move_on_after(settings.shutdown_grace_secs):
+            await self._wait_until_closed()
+        if plane.connections:
+            _log.warning("the grace is over", extra={"fields": {"connections": plane.connections}})
+            plane.cut()
+            with anyio.move_on_after(CUT_SECS):
+                await self._wait_until_closed()
+        with anyio.move_on_after(FLUSH_SECS):
+            await self._sink.flush()
+        return self._is_flushed()
+
+    async def _wait_until_closed(self) -> None:
+        while self._plane.connections:
+            await anyio.sleep(DRAIN_POLL_SECS)
+
+    async def _abandon(self) -> None:
+        """Ends everything in bounded time, whatever is being cancelled around it."""
+        self._plane.stop_accepting()
+        self._plane.cut()
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(FORCED_SECS):
+                await self._sink.flush()
+            with anyio.move_on_after(FORCED_SECS):
+                await self._plane.aclose()
+        self._is_flushed()
+
+    def _is_flushed(self) -> bool:
+        waiting = self._sink.stats.buffered_bytes
+        if waiting:
+            _log.error("usage facts could not be written", extra={"fields": {"bytes": waiting}})
+        return not waiting
+
+
+def _errno(error: OSError) -> int | None:
+    """The number of a bind error; some event loops keep it only in the text of a new one."""
+    return error.errno if error.errno is not None else getattr(error.__cause__, "errno", None)
+
+
+def _cannot_listen(name: str, address: ListenAddr, error: OSError) -> str:
+    number = _errno(error)
+    reason = os.strerror(number) if number is not None and number > 0 else "the address cannot be used"
+    return f"{name}: cannot listen on {address}: {reason}"

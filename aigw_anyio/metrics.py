@@ -1,0 +1,142 @@
+"""Metrics in the Prometheus text exposition format, version 0.0.4.
+
+Label values come from configuration and from fixed sets, never from callers, so their number is bounded.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final, TypeVar
+
+from aigw_anyio.limits import open_files_limit
+from aigw_anyio.sinks import SinkStats
+from aigw_anyio.version import VERSION
+from aigw_core.gateway import Gateway
+
+_STARTED_AT: Final = time.time()
+_DENY_STATES: Final = ("none", "cold", "seeding", "live", "reconnecting")
+
+Sample = tuple[tuple[str, ...], int | float]
+Labels = TypeVar("Labels", bound=tuple[str, ...])
+
+
+class _Exposition:
+    """Collects families, each with HELP and TYPE ahead of its samples."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def family(self, name: str, kind: str, text: str, labels: tuple[str, ...], samples: Iterable[Sample]) -> None:
+        """``samples``: label values in the order of ``labels``, and the value."""
+        self._lines += (f"# HELP {name} {text}", f"# TYPE {name} {kind}")
+        for values, number in samples:
+            pairs = ",".join(f'{label}="{_escaped(value)}"' for label, value in zip(labels, values, strict=True))
+            self._lines.append(f"{name}{{{pairs}}} {number}" if pairs else f"{name} {number}")
+
+    def counter(self, name: str, text: str, number: float) -> None:
+        self.family(name, "counter", text, (), (((), number),))
+
+    def gauge(self, name: str, text: str, number: float) -> None:
+        self.family(name, "gauge", text, (), (((), number),))
+
+    def text(self) -> str:
+        return "\n".join(self._lines) + "\n"
+
+
+def exposition(gateway: Gateway, facts: SinkStats, backend: str, connections: int) -> str:
+    """Every metric of this process."""
+    out = _Exposition()
+    _traffic(out, gateway, connections)
+    _facts(out, facts)
+    _deny(out, gateway)
+    _process(out, backend)
+    return out.text()
+
+
+def _traffic(out: _Exposition, gateway: Gateway, connections: int) -> None:
+    stats = gateway.stats
+    out.family(
+        "aigw_requests_total",
+        "counter",
+        "Managed exchanges that ended, by the outcome of their usage fact.",
+        ("provider", "wire", "outcome"),
+        _samples(stats.requests),
+    )
+    out.family(
+        "aigw_byo_responses_total",
+        "counter",
+        "Exchanges with the caller's own provider key, by class of the answer's status.",
+        ("provider", "status_class"),
+        _samples(stats.byo),
+    )
+    rejections = {(reason.lower(),): n for reason, n in stats.rejections.items()}
+    out.family(
+        "aigw_rejections_total",
+        "counter",
+        "Requests that the gateway itself refused.",
+        ("reason",),
+        _samples(rejections),
+    )
+    out.family(
+        "aigw_tokens_total",
+        "counter",
+        "Tokens of managed exchanges as the providers stated them, in disjoint classes.",
+        ("provider", "class"),
+        _samples(stats.tokens),
+    )
+    out.counter(
+        "aigw_upstream_connect_failures_total",
+        "Failed attempts to connect to a provider.",
+        stats.connect_failures,
+    )
+    out.counter("aigw_upstream_retries_total", "Requests sent again on a new connection.", stats.retries)
+    out.counter("aigw_connections_total", "Downstream connections accepted.", stats.connections_total)
+    out.gauge("aigw_connections", "Downstream connections that are open.", connections)
+    out.gauge("aigw_exchanges", "Exchanges that are running.", gateway.active)
+    out.gauge("aigw_draining", "1 while the gateway finishes its exchanges before it stops.", int(gateway.draining))
+
+
+def _facts(out: _Exposition, facts: SinkStats) -> None:
+    out.counter("aigw_facts_written_total", "Usage facts written.", facts.written)
+    out.counter("aigw_facts_refused_total", "Requests refused for want of room for their fact.", facts.refused)
+    out.counter("aigw_facts_lost_total", "Usage facts that nobody can read any more.", facts.lost)
+    out.gauge("aigw_facts_outstanding", "Admitted exchanges whose fact is still due.", facts.outstanding)
+    out.gauge("aigw_facts_buffered_bytes", "Bytes of facts that wait for their reader.", facts.buffered_bytes)
+
+
+def _deny(out: _Exposition, gateway: Gateway) -> None:
+    out.family(
+        "aigw_deny_state",
+        "gauge",
+        "1 for the state that the deny feed is in.",
+        ("state",),
+        [((state,), int(state == gateway.deny_state)) for state in _DENY_STATES],
+    )
+    out.gauge("aigw_deny_revision", "Revision of the last applied deny entry, 0 for none.", gateway.deny.revision or 0)
+
+
+def _process(out: _Exposition, backend: str) -> None:
+    out.family("aigw_build_info", "gauge", "Always 1.", ("version", "backend"), [((VERSION, backend), 1)])
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    out.counter("process_cpu_seconds_total", "User and system time spent.", round(usage.ru_utime + usage.ru_stime, 3))
+    out.gauge("process_start_time_seconds", "Start time since the epoch.", round(_STARTED_AT, 3))
+    out.gauge("process_max_fds", "Files that may be open.", open_files_limit())
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            pages = int(file.read().split()[1])
+        files = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return  # no /proc on this system
+    out.gauge("process_resident_memory_bytes", "Resident memory.", pages * resource.getpagesize())
+    out.gauge("process_open_fds", "Files that are open.", files)
+
+
+def _samples(counts: Mapping[Labels, int]) -> list[Sample]:
+    return sorted(counts.items())
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

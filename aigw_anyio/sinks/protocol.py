@@ -1,0 +1,67 @@
+"""What a fact sink promises: room first, then exactly one end for every record that it accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from anyio.abc import TaskStatus
+
+from aigw_core.facts import OpenRecord, UsageFact
+
+
+@dataclass(slots=True)
+class SinkStats:
+    """Counters since the process started, and what is held now."""
+
+    written: int = 0
+    """Facts handed to the system whole."""
+    refused: int = 0
+    """Open records refused for want of room."""
+    lost: int = 0
+    """Facts that can no longer be written anywhere: the reader of the pipe is gone."""
+    outstanding: int = 0
+    """Open records without their end."""
+    buffered_bytes: int = 0
+
+
+class FactSink(Protocol):
+    """Where usage facts go. All methods run in the event loop's thread; none but ``run`` and ``flush`` waits.
+
+    Per record: ``open``; when it is accepted, one of ``emit`` or ``void`` ends it. ``void`` may also come
+    while the answer is still due; the sink then calls ``on_answer`` no more for that record.
+    """
+
+    on_answer: Callable[[str, bool], None] | None
+    """Set by the data plane; called with the record's id and whether it is accepted."""
+    stats: SinkStats
+
+    @property
+    def degraded(self) -> bool:
+        """Whether new records are being refused."""
+        ...
+
+    def open(self, record: OpenRecord) -> bool | None:
+        """True: accepted, room for the fact is reserved. False: refused. None: ``on_answer`` will tell."""
+        ...
+
+    def emit(self, fact: UsageFact) -> None:
+        """Takes the fact into the room that was reserved."""
+        ...
+
+    def push(self) -> None:
+        """Hands over what was emitted. The data plane calls it once per turn of its event loop with facts in it."""
+        ...
+
+    def void(self, fact_id: str) -> None:
+        """The exchange ended without a fact; its room is free again."""
+        ...
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        """Background work until cancelled."""
+        ...
+
+    async def flush(self) -> None:
+        """Returns when every fact is written, or cannot be; the caller bounds the time."""
+        ...
