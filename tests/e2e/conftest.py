@@ -1,0 +1,73 @@
+"""Shared processes: one mock provider, and one gateway for each configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+
+from tests.e2e.fleet import Fleet
+from tests.e2e.gateway import Gateway
+from tests.e2e.provider import Provider
+
+BACKENDS: Final = ("asyncio",)
+"""Frontends that the whole suite runs against."""
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def provider() -> Iterator[Provider]:
+    provider = Provider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture(scope="session")
+def fleet(provider: Provider) -> Iterator[Fleet]:
+    fleet = Fleet(provider)
+    yield fleet
+    fleet.stop()
+
+
+@pytest.fixture(autouse=True)
+def _no_faults(fleet: Fleet) -> Iterator[None]:
+    """The test during which a gateway logged a fault is the one that fails."""
+    yield
+    faults = [fault for gateway in fleet.running() for fault in gateway.faults()]
+    if faults:
+        pytest.fail("the gateway logged a fault:\n" + "\n".join(faults).replace("\\n", "\n"), pytrace=False)
+
+
+@pytest.fixture
+def gateway(backend: str, fleet: Fleet) -> Gateway:
+    """Every timer at its default, no rate limit."""
+    return fleet.get(backend, "plain")
+
+
+@pytest.fixture
+def limited(backend: str, fleet: Fleet) -> Gateway:
+    """Two requests a second for each key, request bodies up to REQUEST_MAX."""
+    return fleet.get(backend, "limited")
+
+
+@pytest.fixture
+def hurried(backend: str, fleet: Fleet) -> Gateway:
+    """Every timer short."""
+    return fleet.get(backend, "hurried")
+
+
+@pytest.fixture
+def draining(backend: str, fleet: Fleet) -> Gateway:
+    """Reads on for the usage after the caller has left."""
+    return fleet.get(backend, "draining")
+
+
+@pytest.fixture
+def denied(backend: str, fleet: Fleet) -> Gateway:
+    """Some tenants are cut off."""
+    return fleet.get(backend, "denied")
