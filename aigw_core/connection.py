@@ -21,7 +21,7 @@ from aigw_core.exchange import Exchange
 from aigw_core.http1.bodies import LengthReader, reader_for
 from aigw_core.http1.heads import find_head_end
 from aigw_core.http1.upstream import ResponseReader
-from aigw_core.messages import RequestHead
+from aigw_core.messages import RequestHead, ResponseHead
 from aigw_core.states import ConnectionEvent, ConnectionState
 from aigw_core.timers import NEVER, Timer
 
@@ -170,43 +170,25 @@ class Connection(ConnectionBase):
         exchange = self._exchange = Exchange(
             self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt
         )
+        reader = self._body_reader
+        if reader is None or (isinstance(reader, LengthReader) and reader.remaining <= len(rest)):
+            # The whole request is there, as nearly always.
+            size = 0 if reader is None else reader.remaining
+            self._body_reader = None
+            self._buffer += rest[size:]
+            self._carry(exchange.request(head, rest[:size], now), now)
+            return
         effects = exchange.request_head(head, now)
-        if self._body_reader is None:
-            exchange_ended = exchange.ended
-            if not exchange_ended:
-                effects += exchange.request_end(now)
-            else:
-                self._request_complete(exchange)
-            self._buffer += rest
-            self._carry(effects, now)
+        if rest and not exchange.ended:
+            self._read_body(rest, now, effects)
         else:
-            if exchange.ended and len(rest):
-                # What came with the head counts before the decision whether the connection is kept.
-                rest = self._skip_body(rest)
-            if rest and not exchange.ended:
-                self._read_body(rest, now, effects)
-            else:
-                self._buffer += rest
-                self._carry(effects, now)
+            self._skip_body(rest)
+            self._carry(effects, now)
 
-    def _skip_body(self, data: bytes) -> bytes:
-        """Drops the part of a refused request's body that has arrived; returns what is left for the buffer."""
-        reader, exchange = self._body_reader, self._exchange
-        assert reader is not None
-        assert exchange is not None
-        if not isinstance(reader, LengthReader):
-            return data
-        _, after = reader.feed(data)
-        if after is None:
-            return b""
-        self._body_reader = None
-        self._request_complete(exchange)
-        return after
-
-    @staticmethod
-    def _request_complete(exchange: Exchange) -> None:
-        if exchange.request is not None:
-            exchange.request.done = True
+    def _skip_body(self, data: bytes) -> None:
+        """What came with the head counts before the decision whether a refused request's connection is kept."""
+        if isinstance(self._body_reader, LengthReader):
+            self._body_reader.feed(data)
 
     def _read_body(self, data: bytes, now: float, effects: list[ExchangeEffect]) -> None:
         """Feeds body bytes; ``effects`` are those that come first in the same batch."""
@@ -328,13 +310,24 @@ class Connection(ConnectionBase):
         reader.push(data)
         while self._upstream is reader and (head := reader.head()) is not None:
             self._keep_alive = reader.keep_alive
-            effects = exchange.response_head(attempt, head, now)
-            final = head.status >= 200
-            if final and not exchange.ended:
-                effects += self._response_body(exchange, reader, attempt, reader.first_body(), now)
-            self._carry(effects, now)
-            if final or exchange.ended:
+            if head.status >= 200:
+                self._begin_response(exchange, reader, attempt, head, now)
                 return
+            self._carry(exchange.response_head(attempt, head, now), now)
+            if exchange.ended:
+                return
+
+    def _begin_response(
+        self, exchange: Exchange, reader: ResponseReader, attempt: int, head: ResponseHead, now: float
+    ) -> None:
+        payload, over = reader.first_body()
+        if over and not reader.broken:
+            self._upstream = None
+            effects = exchange.response(attempt, head, payload, now, reusable=reader.reusable)
+        else:
+            effects = exchange.response_head(attempt, head, now)
+            effects += self._response_body(exchange, reader, attempt, (payload, over), now)
+        self._carry(effects, now)
 
     def _response_body(
         self, exchange: Exchange, reader: ResponseReader, attempt: int, read: tuple[bytes, bool], now: float

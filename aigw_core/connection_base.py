@@ -226,7 +226,7 @@ class ConnectionBase:
         self._upstream = None
         if self._state is _S.DETACHED:
             self._finish()
-        elif cut or not exchange.response.begun:
+        elif cut or not exchange.outbound.begun:
             self._abort()
         elif self._close_after:
             self._linger(now)

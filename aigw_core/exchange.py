@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aigw_core.auth import Admitted, Authorized, Refused, authorize, check_deny, denied_rejection
+from aigw_core.auth import Admitted, Refused, authorize, check_deny, denied_rejection
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import (
     ConnectFailure,
@@ -25,19 +25,20 @@ from aigw_core.effects import (
 )
 from aigw_core.errors import LocalProtocolError, Reason, Rejection, RemoteProtocolError, rejection_of
 from aigw_core.exchange_base import CONNECT_RETRIES_MAX, ExchangeBase, Leg
-from aigw_core.facts import OpenRecord, Outcome
+from aigw_core.facts import Outcome
 from aigw_core.forwarding import informational_head, upstream_request_head
 from aigw_core.headers import Headers
 from aigw_core.messages import NO_BODY, RequestHead, ResponseHead
 from aigw_core.policy import OnClientAbort
 from aigw_core.requestside import RequestSide
 from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
+from aigw_core.settlement import open_record
 from aigw_core.states import ExchangeEvent, ExchangeState
 from aigw_core.timers import NEVER, Timer
 from aigw_core.usage.request import RequestFault
 
 if TYPE_CHECKING:
-    from aigw_core.keys import VirtualKey
+    pass
 
 _S, _E = ExchangeState, ExchangeEvent
 _CONTINUE = ResponseHead(100, b"Continue", Headers([]), NO_BODY)
@@ -53,13 +54,23 @@ class Exchange(ExchangeBase):
 
     __slots__ = ()
 
-    # The request
-
     def request_head(self, head: RequestHead, now: float) -> list[ExchangeEffect]:
         """The head of the request; authorizes it."""
-        if self.request is not None:
+        self._take_request_head(head, now)
+        return self._take()
+
+    def request(self, head: RequestHead, body: bytes, now: float) -> list[ExchangeEffect]:
+        """A request that is there whole: head, body and end in one input."""
+        self._take_request_head(head, now)
+        if self.state is not _S.ENDED and body:
+            self._take_request_body(body, now)
+        self._take_request_end(now)
+        return self._take()
+
+    def _take_request_head(self, head: RequestHead, now: float) -> None:
+        if self.inbound is not None:
             raise LocalProtocolError("an exchange has one request head")
-        request = self.request = RequestSide(head)
+        request = self.inbound = RequestSide(head)
         self._started_at = now
         gateway = self.gateway
         wall_ms = gateway.clock.wall_ms(now)
@@ -68,7 +79,7 @@ class Exchange(ExchangeBase):
         if isinstance(decision, Refused):
             self._dialect = decision.dialect
             self._reject_new(decision.rejection, now)
-            return self._take()
+            return
         self._authorized = decision
         self._dialect = decision.route.dialect
         gateway.active += 1
@@ -79,12 +90,11 @@ class Exchange(ExchangeBase):
             self._after_admission(request, now)
         else:
             request.judge_by(decision, self._policy)
-            self._record = self._open_record(decision, decision.caller, gateway.clock.text(wall_ms), now)
+            self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
             self._move(_E.AUTHORIZE)
             self.timers.set(Timer.OPENING, now + self._policy.timeouts.opening)
             self._out.append(OpenFact(self._record))
             self._connect(now)
-        return self._take()
 
     def request_malformed(self, error: RemoteProtocolError, now: float) -> list[ExchangeEffect]:
         """There is no request head to be had: answer and close."""
@@ -100,11 +110,15 @@ class Exchange(ExchangeBase):
 
     def request_body(self, data: bytes, now: float) -> list[ExchangeEffect]:
         """Bytes of the request body, transfer framing removed."""
-        request = self.request
+        self._take_request_body(data, now)
+        return self._take()
+
+    def _take_request_body(self, data: bytes, now: float) -> None:
+        request = self.inbound
         if request is None:
             raise LocalProtocolError("a body needs a head")
         if request.stopped or self.state >= _S.DRAINING:
-            return []
+            return
         request.received += len(data)
         if self.state is not _S.OPENING:
             self.timers.set(Timer.CLIENT_BODY, now + self._policy.timeouts.client_body)
@@ -114,22 +128,24 @@ class Exchange(ExchangeBase):
             self._pass_body(request, data, now)
         else:
             request.hold(data)
-        return self._take()
 
     def request_end(self, now: float) -> list[ExchangeEffect]:
         """The request body is complete; also to be called for a request without one."""
-        request = self.request
+        self._take_request_end(now)
+        return self._take()
+
+    def _take_request_end(self, now: float) -> None:
+        request = self.inbound
         if request is None or request.done:
             raise LocalProtocolError("a request ends once, after its head")
         request.done = True
         self.timers.at[Timer.CLIENT_BODY] = NEVER
         if not request.stopped and self.state < _S.DRAINING and self._flowing(request):
             self._finish_body(request, now)
-        return self._take()
 
     def request_broken(self, error: RemoteProtocolError, now: float) -> list[ExchangeEffect]:
         """The framing of the request body is broken; nothing after it can be read."""
-        request = self.request
+        request = self.inbound
         self.must_close = True
         if request is not None and not request.stopped and self.state < _S.DRAINING:
             self._fault(request, rejection_of(error), now)
@@ -178,27 +194,9 @@ class Exchange(ExchangeBase):
         request.stopped = True
         self._end_now_or_later(Outcome.REFUSED, rejection, now)
 
-    # Admission
-
-    def _open_record(self, authorized: Authorized, caller: VirtualKey, time: str, now: float) -> OpenRecord:
-        gateway, route = self.gateway, authorized.route
-        return OpenRecord(
-            id=self.id,
-            time=time,
-            tenant_id=caller.tenant_id,
-            vpc_id=caller.vpc_id,
-            key_id=caller.key_id,
-            kid=caller.kid,
-            provider=route.provider,
-            wire=route.wire,
-            endpoint=route.endpoint,
-            deny_revision=gateway.deny.revision,
-            deny_stale_ms=None if gateway.deny_confirmed_at is None else gateway.deny_stale_ms(now),
-        )
-
     def fact_opened(self, fact_id: str, now: float) -> list[ExchangeEffect]:
         """The sink holds the open record: admitted."""
-        authorized, request = self._authorized, self.request
+        authorized, request = self._authorized, self.inbound
         if fact_id != self.id or self.state is not _S.OPENING or authorized is None or request is None:
             return []
         self.timers.at[Timer.OPENING] = NEVER
@@ -240,8 +238,8 @@ class Exchange(ExchangeBase):
         self._leg = Leg.READY
         self._reused = reused
         self.timers.at[Timer.CONNECT] = NEVER
-        if self.state is _S.ADMITTED and self.request is not None:
-            self._try_start(self.request, now)
+        if self.state is _S.ADMITTED and self.inbound is not None:
+            self._try_start(self.inbound, now)
         return self._take()
 
     def upstream_failed(self, attempt: int, failure: ConnectFailure, now: float) -> list[ExchangeEffect]:
@@ -307,7 +305,7 @@ class Exchange(ExchangeBase):
 
     def _may_repeat(self, answered: bool) -> bool:
         """RFC 9110 §9.2.2: only a safe method without a body, on a connection that may have been stale."""
-        request = self.request
+        request = self.inbound
         if request is None or answered or not self._reused or self._tries >= CONNECT_RETRIES_MAX:
             return False
         return request.empty and request.head.method in (b"GET", b"HEAD")
@@ -318,30 +316,47 @@ class Exchange(ExchangeBase):
             return []
         if self._leg is not Leg.BUSY:
             return self.upstream_lost(attempt, now)
+        self._break(now)
+        return self._take()
+
+    def _break(self, now: float) -> None:
         self._release(reusable=False)
         self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
-        return self._take()
 
     # The response
 
     def response_head(self, attempt: int, head: ResponseHead, now: float) -> list[ExchangeEffect]:
         """A response head: 1xx are relayed, the final one begins the response."""
-        request, response, authorized = self.request, self.response, self._authorized
+        self._take_response_head(attempt, head, now)
+        return self._take()
+
+    def response(
+        self, attempt: int, head: ResponseHead, body: bytes, now: float, *, reusable: bool
+    ) -> list[ExchangeEffect]:
+        """A response that is there whole: final head, body and end in one input."""
+        self._take_response_head(attempt, head, now)
+        if body:
+            self._take_response_body(attempt, body, now)
+        self._take_response_end(attempt, now, reusable=reusable, by_close=False)
+        return self._take()
+
+    def _take_response_head(self, attempt: int, head: ResponseHead, now: float) -> None:
+        request, response, authorized = self.inbound, self.outbound, self._authorized
         stale = attempt != self.attempt or self._leg is not Leg.BUSY or response.upstream_status is not None
         if stale or request is None or authorized is None:
-            return []
+            return
         if head.status < 200:
             response.informational += 1
             if head.status == 101 or response.informational > INFORMATIONAL_MAX:
-                return self.upstream_broken(attempt, now)
-            if head.status != 100 and self.state is _S.REQUESTING and not request.head.http_1_0:
+                self._break(now)
+            elif head.status != 100 and self.state is _S.REQUESTING and not request.head.http_1_0:
                 self._out.append(SendInformational(informational_head(head, pool_key_of(authorized))))
-            return self._take()
+            return
         self.timers.at[Timer.READ] = NEVER
         self.timers.set(Timer.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
         out = response.begin(head, authorized, request.body, self.id)
         if self.state is not _S.REQUESTING:
-            return self._take()
+            return
         if not request.done:
             # An early answer: the rest of the request is nobody's business any more (RFC 9112 §9.3).
             request.stopped = True
@@ -351,44 +366,49 @@ class Exchange(ExchangeBase):
         response.status = head.status
         response.begun = True
         self._out.append(SendResponseHead(out, self.must_close))
-        return self._take()
 
     def response_body(self, attempt: int, data: bytes, now: float) -> list[ExchangeEffect]:
         """Bytes of the response body, transfer framing removed; relayed in the same turn."""
+        self._take_response_body(attempt, data, now)
+        return self._take()
+
+    def _take_response_body(self, attempt: int, data: bytes, now: float) -> None:
         if attempt != self.attempt or self._leg is not Leg.BUSY:
-            return []
+            return
         self.timers.set(Timer.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
-        data = self.response.feed(data, now)
+        data = self.outbound.feed(data, now)
         if self.state is _S.DRAINING:
-            if self.response.relayed > self._policy.usage_drain_max_bytes:
+            if self.outbound.relayed > self._policy.usage_drain_max_bytes:
                 self._conclude(Outcome.CLIENT_ABORT, now)
         elif data:
             self._out.append(SendResponseBody(data))
-        return self._take()
 
     def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> list[ExchangeEffect]:
         """The framing of the response has ended; ``by_close`` if only the end of the connection says so."""
-        response, request = self.response, self.request
+        self._take_response_end(attempt, now, reusable=reusable, by_close=by_close)
+        return self._take()
+
+    def _take_response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool) -> None:
+        response, request = self.outbound, self.inbound
         stale = attempt != self.attempt or self._leg is not Leg.BUSY or response.upstream_status is None
         if stale or request is None:
-            return []
+            return
         rest = response.finish()
         if self.state is _S.RESPONDING and rest:
             self._out.append(SendResponseBody(rest))
         self._release(reusable=reusable and request.done and not by_close)
         if by_close and response.cut_short:
             self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
-            return self._take()
+            return
         if self.state is _S.RESPONDING:
             self._out.append(SendResponseEnd())
         self._conclude(Outcome.COMPLETE, now)
-        return self._take()
 
     # Control
 
     def downstream_lost(self, now: float) -> list[ExchangeEffect]:
         """The caller left."""
-        request = self.request
+        request = self.inbound
         if request is not None:
             request.stopped = True
         if self.state is _S.NEW:
@@ -404,11 +424,11 @@ class Exchange(ExchangeBase):
         return self._take()
 
     def _may_drain(self) -> bool:
-        authorized, meter = self._authorized, self.response.meter
-        if authorized is None or self.request is None or not authorized.managed or self.state is _S.ADMITTED:
+        authorized, meter = self._authorized, self.outbound.meter
+        if authorized is None or self.inbound is None or not authorized.managed or self.state is _S.ADMITTED:
             return False
         wanted = authorized.provider.on_client_abort is OnClientAbort.DRAIN
-        return wanted and self.request.done and not (meter is not None and meter.terminal)
+        return wanted and self.inbound.done and not (meter is not None and meter.terminal)
 
     def downstream_blocked(self, now: float) -> None:  # noqa: ARG002  # every input takes the time
         """The driver's queue is over its mark: silence upstream is our own doing from here."""
@@ -421,14 +441,14 @@ class Exchange(ExchangeBase):
 
     def upstream_blocked(self, attempt: int, now: float) -> None:
         """The provider does not read: the caller's silence is our own doing from here."""
-        if attempt == self.attempt and self._leg is Leg.BUSY and self.request is not None:
-            self.request.blocked = True
+        if attempt == self.attempt and self._leg is Leg.BUSY and self.inbound is not None:
+            self.inbound.blocked = True
             self.timers.at[Timer.CLIENT_BODY] = NEVER
             self.timers.set(Timer.UPSTREAM_WRITE, now + self._policy.timeouts.upstream_write)
 
     def upstream_writable(self, attempt: int, now: float) -> None:
         """The provider reads again."""
-        request = self.request
+        request = self.inbound
         if attempt == self.attempt and request is not None:
             request.blocked = False
             self.timers.clear(Timer.UPSTREAM_WRITE)

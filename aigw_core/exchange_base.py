@@ -64,9 +64,9 @@ class ExchangeBase:
         "ended",
         "gateway",
         "id",
+        "inbound",
         "must_close",
-        "request",
-        "response",
+        "outbound",
         "state",
         "timers",
     )
@@ -79,8 +79,8 @@ class ExchangeBase:
         self.state = _S.NEW
         self.timers = timers if timers is not None else Timers()
         self.id = ""
-        self.request: RequestSide | None = None
-        self.response = ResponseSide()
+        self.inbound: RequestSide | None = None
+        self.outbound = ResponseSide()
         self.must_close = False
         """The connection below must not carry another exchange."""
         self.continue_sent = False
@@ -103,7 +103,7 @@ class ExchangeBase:
     @property
     def wants_request_body(self) -> bool:
         """Advice: what was read already is accepted."""
-        request = self.request
+        request = self.inbound
         if request is None or request.stopped or request.blocked:
             return False
         return request.held_size < REQUEST_HOLD_MAX
@@ -188,7 +188,7 @@ class ExchangeBase:
 
     def _conclude(self, outcome: Outcome, now: float, why: str = "") -> None:
         """The only way out for an admitted exchange: the fact first, then the connection is given back."""
-        authorized, request, response = self._authorized, self.request, self.response
+        authorized, request, response = self._authorized, self.inbound, self.outbound
         assert authorized is not None
         assert request is not None
         reached = self.state > _S.ADMITTED
@@ -222,17 +222,17 @@ class ExchangeBase:
     def _close_books(self) -> None:
         self.gateway.active -= 1
         self.timers.clear_exchange()
-        if self.request is not None and self.request.held_size:
-            self.request.take_held()
+        if self.inbound is not None and self.inbound.held_size:
+            self.inbound.take_held()
 
     def _answer(self, rejection: Rejection) -> None:
         """Our own response, in the caller's dialect."""
-        request = self.request
+        request = self.inbound
         method = b"" if request is None else request.head.method
         if request is not None:
             request.stopped = True
-        self.response.status = rejection.status
-        self.response.begun = True
+        self.outbound.status = rejection.status
+        self.outbound.begun = True
         self._out += own_answer(rejection, self._dialect, self.id, method, self.must_close)
 
     def _log(self, reason: str, now: float, detail: str = "") -> None:
@@ -243,8 +243,8 @@ class ExchangeBase:
                 provider=route.provider if route is not None else None,
                 wire=route.wire if route is not None else None,
                 reason=reason,
-                status=self.response.status,
-                upstream_status=self.response.upstream_status,
+                status=self.outbound.status,
+                upstream_status=self.outbound.upstream_status,
                 duration_ms=int((now - self._started_at) * 1000),
                 detail=detail,
             )

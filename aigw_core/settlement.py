@@ -10,6 +10,7 @@ from aigw_core.headers import Headers
 from aigw_core.usage.meter import Meter, UsageStatus
 
 if TYPE_CHECKING:
+    from aigw_core.gateway import Gateway
     from aigw_core.requestside import RequestSide
     from aigw_core.responseside import ResponseSide
 
@@ -35,6 +36,25 @@ def upstream_request_id(headers: Headers, pool_key: bytes | None) -> str | None:
         if value and (pool_key is None or pool_key not in value):
             return value[:_ID_MAX].decode("latin-1")
     return None
+
+
+def open_record(fact_id: str, time: str, authorized: Authorized, gateway: Gateway, now: float) -> OpenRecord:
+    """What is known at admission of a managed exchange; ``time`` as in the fact."""
+    caller, route = authorized.caller, authorized.route
+    assert caller is not None
+    return OpenRecord(
+        id=fact_id,
+        time=time,
+        tenant_id=caller.tenant_id,
+        vpc_id=caller.vpc_id,
+        key_id=caller.key_id,
+        kid=caller.kid,
+        provider=route.provider,
+        wire=route.wire,
+        endpoint=route.endpoint,
+        deny_revision=gateway.deny.revision,
+        deny_stale_ms=None if gateway.deny_confirmed_at is None else gateway.deny_stale_ms(now),
+    )
 
 
 def final_outcome(outcome: Outcome, meter: Meter | None, upstream_status: int | None) -> Outcome:

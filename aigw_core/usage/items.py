@@ -85,9 +85,7 @@ class InputItemScanner(RootScanner):
         pos = run.end()
         if pos == end:
             return end
-        if data[pos] == 0x2C:
-            return self._comma(pos)
-        return self._close(data, pos)
+        return self._comma(pos) if data[pos] == 0x2C else self._close(data, pos)
 
     def _left(self) -> None:
         if self._floor == _ITEM_DEPTH:

@@ -24,6 +24,7 @@ from aigw_core.usage.grammar import (
     RUN_DEPTH,
     SCALAR_RUN,
     SEGMENT,
+    SPACE,
     STRICT,
     STRING,
     TEXT,
@@ -39,6 +40,7 @@ REPEATS_MAX: Final = 1_024
 """Occurrences of one chosen member: each costs a step, and no client repeats one on purpose."""
 SLICE: Final = 65_536
 """Bytes that one expression sees: bounds what a cut value costs in second looks, and the matcher's memory."""
+_RUNS_TO: Final = DEPTH_MAX - RUN_DEPTH  # nearer to the limit each container is counted
 _SCALAR_KEPT: Final = 16
 """Bytes kept of a number or literal that a piece cuts; a longer number is folded to its grammar state."""
 
@@ -325,7 +327,7 @@ class RootScanner:
         if self._name is not None and len(self._stack) == self._level:
             self._value_at = self._base + pos
             self._taken_from = pos
-        value = VALUE.match(data, pos, end)
+        value = VALUE.match(data, pos, end) if len(self._stack) <= _RUNS_TO else None
         if value is not None:
             return self._value_end(data, value.end())
         byte = data[pos]
@@ -384,10 +386,10 @@ class RootScanner:
         depth = len(stack)
         if depth == self._level:
             skip = self._chosen.others
-        elif stack[-1] == _OBJECT:
-            skip = MEMBERS
+        elif depth > _RUNS_TO:
+            skip = SPACE
         else:
-            skip = ELEMENTS
+            skip = MEMBERS if stack[-1] == _OBJECT else ELEMENTS
         run = skip.match(data, pos, end)
         assert run is not None
         pos = run.end()
@@ -395,12 +397,7 @@ class RootScanner:
             return end
         if depth > self._floor + 1 and (further := self._segment(data, pos, end)) > pos:
             return further
-        byte = data[pos]
-        if byte == 0x2C:
-            return self._comma(pos)
-        if byte != 0x5D and byte != 0x7D:
-            return self._broken(end)
-        return self._close(data, pos)
+        return self._comma(pos) if data[pos] == 0x2C else self._close(data, pos)
 
     def _comma(self, pos: int) -> int:
         self._step = type(self)._key if self._stack[-1] == _OBJECT else type(self)._value
@@ -429,9 +426,10 @@ class RootScanner:
             self._push(openers)
             if len(stack) > DEPTH_MAX:
                 return self._broken(end)
-        if segment.lastindex != 4:
-            self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
-        return segment.end()
+        if segment.lastindex == 4 and len(stack) <= _RUNS_TO:
+            return segment.end()
+        self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
+        return segment.end(3)
 
     def _close_many(self, closers: bytes, pos: int, stop: int, end: int) -> int:
         """Closing brackets that stay above the floor; ``pos`` where they do not, otherwise ``stop``."""
@@ -445,7 +443,7 @@ class RootScanner:
         return stop
 
     def _close(self, data: bytes, pos: int) -> int:
-        """One closing bracket, near the floor where what it completes matters."""
+        """One closing bracket, near the floor where what it completes matters; any other byte is broken."""
         if data[pos] != self._stack.pop() + 2:  # "{" and "}", "[" and "]" are two apart
             return self._broken(len(data))
         if not self._stack:

@@ -181,11 +181,14 @@ def test_both_sides_of_the_depth_limit() -> None:
     assert scanned(b'{"a":' + b"[" * (deepest + 1) + b"]" * (deepest + 1) + b"}").failed
 
 
-def test_both_sides_of_the_depth_limit_reached_by_later_elements() -> None:
-    inner = DEPTH_MAX - 2  # the root and the outer array are two
-    text = b'{"a":[1' + b",[1" * inner
-    assert not scanned(text + b"]" * (inner + 1) + b"}").failed
-    assert scanned(text + b",[1" + b"]" * (inner + 2) + b"}").failed
+@pytest.mark.parametrize("last", [b"[1]", b"[]", b"{}", b'{"k":1}', b"[[1]]", b"[[[]]]"])
+def test_both_sides_of_the_depth_limit_reached_by_later_elements(last: bytes) -> None:
+    inner = DEPTH_MAX - 2 - sum(last.count(opener) for opener in (b"[", b"{"))  # root and outer array are two
+    for times, failed in ((inner, False), (inner + 1, True)):
+        text = b'{"a":[1' + b",[1" * times + b"," + last + b",1" + b"]" * (times + 1) + b"}"
+        middle = text.index(b"," + last + b",1")
+        for pieces in ([text], [text[:middle], *byte_by_byte(text[middle : middle + 12]), text[middle + 12 :]]):
+            assert scanned(pieces).failed == failed
 
 
 def test_both_sides_of_the_limit_on_repeats() -> None:
