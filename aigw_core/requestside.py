@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from aigw_core.auth import Authorized
+from aigw_core.headers import Headers
 from aigw_core.messages import CHUNKED, Chunked, Framing, Length, NoBody, RequestHead
 from aigw_core.policy import Policy
 from aigw_core.requestbody import body_rules
@@ -55,14 +56,14 @@ class RequestSide:
 
     def judge_by(self, authorized: Authorized, policy: Policy) -> None:
         """Managed callers only: reads the body, under the rules that are in force."""
-        framing, first = self.head.framing, self.head.headers.first
-        is_coded = b"content-encoding" in first
+        framing, headers = self.head.framing, self.head.headers
+        coding = headers.first.get(b"content-encoding")
         body = self.body = RequestBody(
             body_rules(authorized, policy),
             declared_length=framing.n if isinstance(framing, Length) else None,
             chunked=isinstance(framing, Chunked),
-            content_type=first.get(b"content-type", b""),
-            content_encoding=b",".join(self.head.headers.get_all(b"content-encoding")) if is_coded else b"",
+            content_type=_joined(headers, b"content-type"),
+            content_encoding=b"" if coding is None else _joined(headers, b"content-encoding"),
         )
         self.collecting = body.collecting
 
@@ -103,3 +104,10 @@ class RequestSide:
             body.judge_empty()
             return b""
         return body.end()
+
+
+def _joined(headers: Headers, name: bytes) -> bytes:
+    """The values of every line under a name, as RFC 9110 §5.3 lets a recipient combine them."""
+    if not headers.repeated:
+        return headers.first.get(name, b"")
+    return b",".join(headers.get_all(name))

@@ -127,7 +127,7 @@ def chat_events(request: Mapping[str, Any]) -> list[bytes]:
     else:
         deltas += [{"content": piece} for piece in ("Bonjour", ", monde", ".")]
     extra: Json = {"usage": None} if asked else {}
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices: list[Json] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     events = [event(chat_chunk([choice], **extra)) for choice in choices]
     if asked:
