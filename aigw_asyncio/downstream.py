@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from aigw_asyncio.connector import ConnectError
 from aigw_asyncio.sockets import reset, tune
@@ -74,8 +74,8 @@ class Downstream(asyncio.Protocol):
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not asserted: the transports of uvloop do not inherit from asyncio's.
+        self._transport = transport = cast(asyncio.Transport, transport)
         if not self._plane.admit(self):
             transport.abort()
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from aigw_asyncio.sockets import reset
 from aigw_asyncio.tls import TlsPipe
@@ -54,8 +54,8 @@ class Upstream(asyncio.Protocol):
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # Not asserted: the transports of uvloop do not inherit from asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         if self._tls is None:
             self._settle(None)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecs import IncrementalDecoder, getincrementaldecoder
 from typing import Final
 
-from aigw_core.usage.jsontext import decode_json, has_conflicting_members
+from aigw_core.usage.jsontext import decode_json, has_conflicting_members, may_repeat
 from aigw_core.usage.scanner import RootScanner
 
 DOCUMENT_MAX: Final = 256 * 1024
@@ -43,7 +43,7 @@ class JSONDocument:
         self.root: dict[str, object] = {}
         """As of the last read(): root members; those that were complete where the text is not."""
         self._members = members
-        self._body = bytearray()
+        self._body: bytes | bytearray = b""  # plain bytes as long as one piece came: the usual case
         self._scanner: RootScanner | None = None
         self._utf8: IncrementalDecoder | None = None
         self._sound = True  # no broken UTF-8 so far, of a long text
@@ -53,7 +53,12 @@ class JSONDocument:
         size = len(data)
         self.size += size
         if self._scanner is None:
-            self._body += data
+            if not self._body:
+                self._body = data
+            else:
+                if isinstance(self._body, bytes):
+                    self._body = bytearray(self._body)
+                self._body += data
             if self.size <= DOCUMENT_MAX:
                 return
             self.long = True
@@ -83,12 +88,14 @@ class JSONDocument:
         if self._scanner is not None:
             # Read up to here by read(), which brought the member.
             return self._scanner.counts.get(name, 0) > 1
-        if self._body.count(name.encode()) < 2 and b"\\u" not in self._body:
+        if not may_repeat(self._body, b'"%b"' % name.encode()):
             return False
         return has_conflicting_members(bytes(self._body), name)
 
     def _collected(self, size: int) -> bytes:
         """Take the first bytes of what was collected and not scanned yet."""
+        if isinstance(self._body, bytes):
+            self._body = bytearray(self._body)
         taken = bytes(self._body[:size])
         del self._body[:size]
         return taken

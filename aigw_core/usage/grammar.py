@@ -10,8 +10,8 @@ import re
 from functools import lru_cache
 from typing import Final
 
-RUN_DEPTH: Final = 3
-"""Nesting of the elements and members that one expression takes in runs: as deep as log probabilities go.
+RUN_DEPTH: Final = 4
+"""Nesting of the array elements that one expression takes in runs: as deep as log probabilities go.
 The size of an expression doubles with each level, and compiling it takes as long; hence the smaller two."""
 _VALUE_DEPTH: Final = 2
 """The same for a single value."""
@@ -61,7 +61,7 @@ VALUE: Final = re.compile(_value(_VALUE_DEPTH))
 """One value that is complete and not deeply nested; no whitespace around it."""
 ELEMENTS: Final = re.compile(_WS + _many(rb"," + _WS + _value(RUN_DEPTH) + _WS))
 """After an element of an array: further ones."""
-MEMBERS: Final = re.compile(_WS + _many(rb"," + _WS + _KEY + _value(RUN_DEPTH) + _WS))
+MEMBERS: Final = re.compile(_WS + _many(rb"," + _WS + _KEY + _value(_VALUE_DEPTH) + _WS))
 """After a member of an object: further ones."""
 SEGMENT: Final = re.compile(
     rb"(%b),%b(%b)(%b)" % (_many(rb"[\]}]" + _WS, b"{0,%d}" % CLOSERS_MAX), _WS, _many(_KEY, b"?"), _many(_OPENER))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from math import isfinite, isnan
 from typing import Final
 
@@ -14,7 +15,7 @@ DEPTH_MAX: Final = 32
 _BLANKS: Final = " \t\r\n"
 
 
-_raw_decode: Final[Callable[[str], tuple[object, int]]] = json.JSONDecoder().raw_decode
+_raw_decode: Final = json.JSONDecoder().raw_decode
 
 
 def decode_json(data: bytes) -> object:
@@ -32,11 +33,19 @@ def decode_json(data: bytes) -> object:
         # Blanks before the value are rare, so they are looked for only now.
         trimmed = text.lstrip(_BLANKS)
         if len(trimmed) == len(text):
-            raise
+            raise ValueError("no JSON value") from None
         return decode_json(trimmed.encode())
     if end != len(text) and text[end:].strip(_BLANKS):
         raise ValueError("text after the JSON value")
     return value
+
+
+_ESCAPED_LETTER = re.compile(rb"\\u00[67]")
+
+
+def may_repeat(data: bytes | bytearray, quoted: bytes) -> bool:
+    """Whether a member of that quoted name can occur twice: its escaped spelling needs an escaped ASCII letter."""
+    return data.count(quoted) > 1 or (b"\\u00" in data and _ESCAPED_LETTER.search(data) is not None)
 
 
 def has_conflicting_members(data: bytes, name: str) -> bool:
@@ -66,9 +75,21 @@ def storable(members: dict[str, object]) -> dict[str, object]:
     Infinite numbers, which is also what those beyond a float decode to, saturate; NaN becomes None, and so
     does what is nested deeper than DEPTH_MAX levels.
     """
-    if _encodes(members.values(), DEPTH_MAX - 1):
+    if _is_plain(members) or _encodes(members.values(), DEPTH_MAX - 1):
         return members
     return {name: _storable(value, DEPTH_MAX - 1) for name, value in members.items()}
+
+
+def _is_plain(members: dict[str, object]) -> bool:
+    """Counters and texts, and objects of counters: what nearly every usage object is made of."""
+    for value in members.values():
+        if isinstance(value, dict):
+            for count in value.values():
+                if type(count) is not int:
+                    return False
+        elif type(value) is not int and type(value) is not str and value is not None:
+            return False
+    return True
 
 
 def _encodes(values: Iterable[object], depth: int) -> bool:

@@ -161,7 +161,8 @@ class Meter:
     @property
     def error_only(self) -> bool:
         """Whether a 200 carried an error and neither content nor usage."""
-        self._read_document()
+        if self._document is not None:
+            self._read_document()
         reader = self._reader
         return self._status < 400 and reader.error and not reader.content and reader.usage is None
 
@@ -169,12 +170,11 @@ class Meter:
         """What is known so far; callable at any moment, also without finish() (the caller left)."""
         self._read_document()
         reader = self._reader
-        result = MeterResult(UsageStatus.NONE, flags=set(self._flags))
+        flags = self._flags.copy()
         if not self._wire.billable:
-            return result
-        result.usage_status = self._usage_status()
-        result.model = reader.model
-        result.service_tier = reader.service_tier
+            return MeterResult(UsageStatus.NONE, None, {}, None, None, None, flags)
+        status = self._usage_status()
+        result = MeterResult(status, None, {}, reader.model, reader.service_tier, None, flags)
         if self._document is None and self._parser is not None and self._parser.skipped:
             result.flags.add("event_skipped")
         if self._strip is not None and self._strip.overflowed:
@@ -183,7 +183,7 @@ class Meter:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
             self._state_usage(result, reader.usage)
-        if result.usage_status in (UsageStatus.PARTIAL, UsageStatus.ABSENT):
+        if status is UsageStatus.PARTIAL or status is UsageStatus.ABSENT:
             result.estimate = self._estimate()
         return result
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Final
 
-from aigw_core.usage.jsontext import decode_json, has_conflicting_members
+from aigw_core.usage.jsontext import decode_json, has_conflicting_members, may_repeat
 from aigw_core.usage.profile import UsageProfile
 from aigw_core.usage.tokens import TokenClasses, anthropic_tokens, openai_tokens
 from aigw_core.wires import Wire
@@ -98,8 +98,10 @@ class Reader:
         self._names(root)
         if root.get("error"):
             self.error = True
-        if any(root.get(member) for member in _DOCUMENT_CONTENT):
-            self.content = True
+        for member in _DOCUMENT_CONTENT:
+            if root.get(member):
+                self.content = True
+                break
 
     def tokens(self, usage: dict[str, object]) -> TokenClasses:
         """The disjoint classes of a usage object on this wire."""
@@ -340,9 +342,7 @@ def states_twice(data: bytes) -> bool:
 
     The last one counts, as in every JSON reader that providers use; the other one is worth a flag.
     """
-    if data.count(b"usage") < 2 and b"\\u" not in data:
-        return False
-    return has_conflicting_members(data, "usage")
+    return may_repeat(data, b'"usage"') and has_conflicting_members(data, "usage")
 
 
 def _disagree(usage: dict[str, object], other: dict[str, object]) -> bool:

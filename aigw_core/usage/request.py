@@ -62,7 +62,7 @@ def _refuse_constant(_: str) -> object:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
+_raw_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
 class RequestBody:
@@ -89,6 +89,7 @@ class RequestBody:
         "_size",
         "_splices",
         "_stream_stated",
+        "_whole",
         "client_asked_usage",
         "collecting",
         "forward_length",
@@ -119,6 +120,7 @@ class RequestBody:
         self._active = rules.active
         self._fault: RequestFault | None = None
         self._seen = 0
+        self._whole: bytes | None = None  # a small body that came in one piece and is read
         self._stream_stated = False
         self._options: StreamOptions | None = None
         self._held_from: int | None = None
@@ -161,8 +163,9 @@ class RequestBody:
         piece = data if len(data) <= room else data[:room]
         self._seen = before + len(piece)
         try:
-            if before or not self._read_whole(piece):
-                self._read(piece)
+            if not before and self._read_whole(piece):
+                return b"" if self._active else piece
+            self._read(piece)
             if piece is not data:
                 raise too_large(self._rules.max_bytes)
         except RequestFault as fault:
@@ -177,11 +180,16 @@ class RequestBody:
         if not self._seen:
             self.judge_empty()
             return b""
-        if self._readable:
+        whole = self._whole
+        if whole is None and self._readable:
             self._finish()
         if not self._active:
             return b""
         self._judge()
+        if whole is not None:
+            if not self._outgoing.edits:
+                return whole
+            self._outgoing.release(whole, 0)
         return self._rest()
 
     def judge_empty(self) -> None:
@@ -197,16 +205,18 @@ class RequestBody:
         if self._active and not self.collecting:
             return False
         try:
-            root = _decode(data.decode())
+            text = data.decode()
+            root, end = _raw_decode(text)
         except (ValueError, RecursionError):
             return False  # the scanner has wider limits, and tells what is wrong
-        if not isinstance(root, dict) or not self._is_plain(root):
-            return False
+        if end != len(text) or not isinstance(root, dict) or not self._is_plain(root):
+            return False  # blanks around the root are left to the scanner: no SDK sends them
         model = root.get("model")
         self.requested_model = model if isinstance(model, str) else None
         self.streaming = is_true(root.get("stream"))
         self.client_asked_usage = "stream_options" in root
-        self._root_end = (len(data.rstrip(b" \t\r\n")) - 1, not root)
+        self._root_end = (len(data) - 1, not root)
+        self._whole = data
         return True
 
     def _is_plain(self, root: dict[str, object]) -> bool:

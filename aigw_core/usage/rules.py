@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -38,15 +38,17 @@ class BodyRules:
     """Body bytes, and decoded bytes where the body is encoded and a rule is in force."""
     collect_max: int = COLLECT_MAX
 
-    @property
-    def active(self) -> bool:
-        """Whether any rule is in force, so that an unreadable body may not pass."""
-        return (
+    active: bool = field(init=False)
+    """Whether any rule is in force, so that an unreadable body may not pass."""
+
+    def __post_init__(self) -> None:
+        active = (
             self.refuse_background
             or self.refuse_stored_refs
             or self.on_model is not None
             or self.include_usage in (IncludeUsage.INJECT, IncludeUsage.REQUIRE)
         )
+        object.__setattr__(self, "active", active)
 
 
 class RequestFault(Exception):

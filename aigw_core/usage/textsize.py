@@ -17,7 +17,7 @@ _RUN = re.compile(rb"[A-Za-z0-9+/=_\\:;,.-]*+")  # with what the head of a data 
 
 def names_media(data: bytes) -> bool:
     """Whether a small body may carry inline media: data URIs and the media objects of both dialects say so."""
-    return b"base64" in data or b'"data"' in data
+    return b'"data"' in data or (b";" in data and b";base64" in data)
 
 
 class TextSize:

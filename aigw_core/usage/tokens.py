@@ -143,23 +143,37 @@ def _plain_openai_tokens(usage: dict[str, object]) -> TokenClasses | None:
     if usage.get("total_tokens") != total or total > COUNT_MAX or not usage.keys() <= _PLAIN_MEMBERS:
         return None
     counts = {"input": prompt, "output": answer}
-    for (member, parts), whole in zip(_DETAILS, ("input", "output"), strict=True):
-        details = usage.get(member)
-        if details is None:
-            continue
-        if not isinstance(details, dict) or not details.keys() <= _DETAIL_NAMES:
-            return None
-        for name, token_class in parts:
-            count = details.get(name)
-            if count is None:
-                continue
-            if type(count) is not int or count < 0:
-                return None
-            counts[token_class] = count
-            counts[whole] -= count
-        if counts[whole] < 0:
-            return None
-    return TokenClasses(counts, saturated=False, inconsistent=False)
+    details = usage.get("prompt_tokens_details")
+    if details is not None and not _take_parts(counts, "input", details, "cached_tokens", "cache_read", "input_audio"):
+        return None
+    details = usage.get("completion_tokens_details")
+    if details is not None and not _take_parts(
+        counts, "output", details, "reasoning_tokens", "reasoning", "output_audio"
+    ):
+        return None
+    return TokenClasses(counts, False, False)
+
+
+def _take_parts(
+    counts: dict[str, int], whole: str, details: object, name: str, token_class: str, audio_class: str
+) -> bool:
+    if type(details) is not dict or not details.keys() <= _DETAIL_NAMES:
+        return False
+    rest = counts[whole]
+    count = details.get(name)
+    if count is not None:
+        if type(count) is not int or count < 0:
+            return False
+        counts[token_class] = count
+        rest -= count
+    count = details.get("audio_tokens")
+    if count is not None:
+        if type(count) is not int or count < 0:
+            return False
+        counts[audio_class] = count
+        rest -= count
+    counts[whole] = rest
+    return rest >= 0
 
 
 _PLAIN_MEMBERS: Final = _PLAIN | {member for member, _ in _DETAILS}

@@ -1,0 +1,193 @@
+"""An Exchange driven by parsed HTTP, as an embedder on ASGI or h11 would."""
+
+from __future__ import annotations
+
+import pytest
+
+from aigw_core.denyset import DenyReason
+from aigw_core.effects import (
+    Connect,
+    CutResponse,
+    EmitFact,
+    ExchangeEffect,
+    OpenFact,
+    ReleaseUpstream,
+    SendInformational,
+    SendRequestBody,
+    SendRequestEnd,
+    SendRequestHead,
+    SendResponseBody,
+    SendResponseEnd,
+    SendResponseHead,
+    VoidFact,
+)
+from aigw_core.errors import LocalProtocolError
+from aigw_core.exchange import Exchange
+from aigw_core.facts import Outcome
+from aigw_core.headers import Headers
+from aigw_core.messages import CHUNKED, NO_BODY, Length, RequestHead, ResponseHead
+from aigw_core.states import ExchangeState
+from aigw_core.timers import Timer
+from tests.core.driver import BYO_KEY, CHAT, COMPLETION, POOL_KEY, VIRTUAL_KEY, make_gateway
+
+
+def request_head(body: bytes = CHAT, *, key: bytes = VIRTUAL_KEY, path: bytes = b"chat/completions") -> RequestHead:
+    headers = Headers.of([(b"Host", b"embedder"), (b"Authorization", b"Bearer " + key)])
+    return RequestHead(b"POST", b"/openai/v1/" + path, headers, Length(len(body)))
+
+
+OK = ResponseHead(200, b"OK", Headers.of([(b"content-type", b"application/json")]), Length(len(COMPLETION)))
+
+
+def kinds(effects: list[ExchangeEffect]) -> list[type]:
+    return [type(effect) for effect in effects]
+
+
+def opened(exchange: Exchange, effects: list[ExchangeEffect]) -> int:
+    """Answers the open record; returns the attempt that was asked for."""
+    record, connect = effects[0], effects[1]
+    assert isinstance(record, OpenFact)
+    assert isinstance(connect, Connect)
+    assert exchange.fact_opened(record.record.id, 0.0) == []
+    return connect.attempt
+
+
+def test_a_managed_exchange_from_head_to_fact() -> None:
+    exchange = Exchange(make_gateway())
+    effects = exchange.request(request_head(), CHAT, 0.0)
+    assert kinds(effects) == [OpenFact, Connect]
+    attempt = opened(exchange, effects)
+    sent = exchange.upstream_connected(attempt, False, 0.5)
+    assert kinds(sent) == [SendRequestHead, SendRequestBody, SendRequestEnd]
+    head = sent[0]
+    assert isinstance(head, SendRequestHead)
+    assert head.head.headers.get(b"authorization") == b"Bearer " + POOL_KEY
+    assert head.head.framing == Length(len(CHAT))
+    relayed = exchange.response(attempt, OK, COMPLETION, 1.0, reusable=True)
+    assert kinds(relayed) == [EmitFact, SendResponseHead, SendResponseBody, ReleaseUpstream, SendResponseEnd]
+    fact = relayed[0]
+    assert isinstance(fact, EmitFact)
+    assert (fact.fact.outcome, fact.fact.duration_ms, fact.fact.ttft_ms) == (Outcome.COMPLETE, 1000, 1000)
+    assert exchange.ended
+    assert exchange.deadline is None
+
+
+def test_pieces_give_what_the_whole_gives() -> None:
+    whole, pieces = Exchange(make_gateway()), Exchange(make_gateway())
+    one = whole.request(request_head(), CHAT, 0.0)
+    many = pieces.request_head(request_head(), 0.0)
+    for at in range(len(CHAT)):
+        many += pieces.request_body(CHAT[at : at + 1], 0.0)
+    many += pieces.request_end(0.0)
+    assert kinds(one) == kinds(many)
+    attempts = opened(whole, one), opened(pieces, many)
+    assert whole.upstream_connected(attempts[0], False, 0.0) == pieces.upstream_connected(attempts[1], False, 0.0)
+
+
+def test_byo_is_admitted_at_once() -> None:
+    exchange = Exchange(make_gateway())
+    effects = exchange.request(request_head(key=BYO_KEY), CHAT, 0.0)
+    assert kinds(effects) == [Connect]
+    assert exchange.state is ExchangeState.ADMITTED
+
+
+def test_a_refusal_is_an_answer_without_anything_else() -> None:
+    exchange = Exchange(make_gateway())
+    effects = exchange.request(request_head(key=b"bai_v1.nonsense"), CHAT, 0.0)
+    assert kinds(effects) == [SendResponseHead, SendResponseBody, SendResponseEnd]
+    assert isinstance(effects[0], SendResponseHead)
+    assert effects[0].head.status == 401
+
+
+def test_misuse_is_the_drivers_fault() -> None:
+    exchange = Exchange(make_gateway())
+    with pytest.raises(LocalProtocolError):
+        exchange.request_body(b"x", 0.0)
+    with pytest.raises(LocalProtocolError):
+        exchange.request_end(0.0)
+    exchange.request(request_head(), CHAT, 0.0)
+    with pytest.raises(LocalProtocolError):
+        exchange.request_head(request_head(), 0.0)
+    with pytest.raises(LocalProtocolError):
+        exchange.request_end(0.0)
+
+
+def test_inputs_of_another_attempt_are_ignored() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    assert exchange.upstream_connected(attempt + 1, False, 0.0) == []
+    exchange.upstream_connected(attempt, False, 0.0)
+    assert exchange.response_head(attempt - 1, OK, 0.0) == []
+    assert exchange.response_body(attempt + 1, b"x", 0.0) == []
+    assert exchange.response_end(attempt + 1, 0.0, reusable=True) == []
+    assert exchange.upstream_lost(attempt + 1, 0.0) == []
+
+
+def test_answers_for_another_record_are_ignored() -> None:
+    exchange = Exchange(make_gateway())
+    exchange.request(request_head(), CHAT, 0.0)
+    assert exchange.fact_opened("0" * 32, 0.0) == []
+    assert exchange.fact_refused("0" * 32, 0.0) == []
+    assert exchange.state is ExchangeState.OPENING
+
+
+def test_an_unanswered_record_is_voided_by_its_timer() -> None:
+    exchange = Exchange(make_gateway())
+    exchange.request(request_head(), CHAT, 0.0)
+    assert exchange.deadline == (5.0, Timer.OPENING)
+    assert exchange.tick(4.9) == []
+    effects = exchange.tick(5.0)
+    assert kinds(effects)[:2] == [VoidFact, ReleaseUpstream]
+    assert isinstance(effects[2], SendResponseHead)
+    assert effects[2].head.status == 503
+
+
+def test_a_cut_in_the_middle_of_an_answer_is_visible() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    exchange.response_head(attempt, OK, 0.0)
+    exchange.response_body(attempt, COMPLETION[:10], 0.0)
+    effects = exchange.cut(DenyReason.FRAUD, 1.0)
+    assert kinds(effects) == [EmitFact, CutResponse, ReleaseUpstream]
+    assert exchange.must_close
+
+
+def test_abandon_is_idempotent() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    assert kinds(exchange.abandon(1.0)) == [EmitFact, ReleaseUpstream]
+    assert exchange.abandon(1.0) == []
+
+
+def test_expect_is_answered_once_admitted() -> None:
+    head = request_head()
+    head.headers.fields.append((b"expect", b"Expect", b"100-continue"))
+    exchange = Exchange(make_gateway())
+    effects = exchange.request_head(head, 0.0)
+    assert SendInformational not in kinds(effects)
+    record = effects[0]
+    assert isinstance(record, OpenFact)
+    assert SendInformational in kinds(exchange.fact_opened(record.record.id, 0.0))
+
+
+def test_a_response_of_unknown_length_is_relayed_as_one() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    effects = exchange.response_head(attempt, ResponseHead(200, b"OK", Headers.of([]), CHUNKED), 0.0)
+    assert isinstance(effects[0], SendResponseHead)
+    assert effects[0].head.framing == CHUNKED
+    end = exchange.response_end(attempt, 0.0, reusable=False, by_close=True)
+    assert CutResponse in kinds(end), "no terminal event and no closed root: it never looks complete"
+
+
+def test_a_head_request_has_no_body_either_way() -> None:
+    headers = Headers.of([(b"Host", b"e"), (b"x-api-key", VIRTUAL_KEY)])
+    exchange = Exchange(make_gateway())
+    effects = exchange.request(RequestHead(b"HEAD", b"/openai/v1/models", headers, NO_BODY), b"", 0.0)
+    attempt = opened(exchange, effects)
+    assert kinds(exchange.upstream_connected(attempt, False, 0.0)) == [SendRequestHead, SendRequestEnd]
+    relayed = exchange.response(attempt, ResponseHead(200, b"OK", Headers.of([]), NO_BODY), b"", 0.0, reusable=True)
+    assert kinds(relayed) == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
