@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -82,13 +83,7 @@ def _run_frontend(backend: str, argv: list[str]) -> int:
     return entry(argv)
 
 
-def frontend_main(
-    factory: DataPlaneFactory,
-    backend: str,
-    argv: list[str] | None = None,
-    *,
-    backend_options: Mapping[str, object] | None = None,
-) -> int:
+def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | None = None) -> int:
     """``python -m aigw_<backend> [--config FILE] [--demo]``; returns the exit code.
 
     0 after a clean stop, 2 for a configuration that is refused (one line a problem), 1 otherwise.
@@ -97,7 +92,13 @@ def frontend_main(
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file (default: AI_CONFIG, else none)")
     parser.add_argument("--demo", action="store_true", help="serve a built-in mock provider; needs nothing else")
     parser.add_argument("--version", action="version", version=f"aigw {VERSION}")
+    parser.set_defaults(uvloop=False)
+    if backend == "asyncio":
+        parser.add_argument("--uvloop", action="store_true", help="run on uvloop (pip install 'aigw[fast]')")
     arguments = parser.parse_args(argv)
+    if arguments.uvloop and importlib.util.find_spec("uvloop") is None:
+        logs.say("aigw: --uvloop needs the module uvloop: pip install 'aigw[fast]'")
+        return EXIT_FAILED
     if not _has_standard_streams():
         logs.say("aigw: standard output is closed, so usage facts have nowhere to go")
         return EXIT_FAILED
@@ -119,7 +120,7 @@ def frontend_main(
 
         run = partial(run_demo, settings, factory, backend, load)
     try:
-        return anyio.run(run, backend=backend, backend_options=dict(backend_options or {}))
+        return anyio.run(run, backend=backend, backend_options={"use_uvloop": True} if arguments.uvloop else {})
     except KeyboardInterrupt:
         return EXIT_FAILED
     except Exception:  # noqa: BLE001  # our own bug: say so, and leave with the documented code

@@ -19,6 +19,7 @@ REQUEST_SECS: Final = 75.0
 WRITE_SECS: Final = 30.0
 """For one piece of an answer to be taken."""
 READ_SIZE: Final = 65_536
+"""Bytes taken from a connection at a time: a whole request of the admin listener or the mock, as a rule."""
 
 Headers = Sequence[tuple[str, str]]
 
@@ -88,7 +89,7 @@ async def listen(host: str, port: int) -> MultiListener[SocketStream]:
 
 def bound_address(listener: MultiListener[SocketStream]) -> tuple[str, int]:
     """Host and port that the listener really has."""
-    address = listener.extra(SocketAttribute.local_address)  # noqa: S610  # not Django
+    address = listener.extra(SocketAttribute.local_address)  # not Django
     return str(address[0]), int(address[1])
 
 

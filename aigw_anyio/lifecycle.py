@@ -35,6 +35,7 @@ FLUSH_SECS: Final = 10.0
 FORCED_SECS: Final = 1.0
 """The same after a second signal, or where the start or a task has failed."""
 CLOSE_SECS: Final = 2.0
+"""For sockets to close once every exchange is over."""
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1

@@ -11,7 +11,9 @@ from typing import Final
 KEEPALIVE_IDLE_S: Final = 60
 """Seconds of silence before TCP asks whether the peer lives: models may think for minutes, dead hosts must be found."""
 KEEPALIVE_INTERVAL_S: Final = 15
+"""Seconds between probes that nobody answered."""
 KEEPALIVE_PROBES: Final = 4
+"""Unanswered probes after which the peer counts as gone: two minutes in all, well below the idle timeouts."""
 
 _RESET = struct.pack("ii", 1, 0)
 
