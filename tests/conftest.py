@@ -1,0 +1,40 @@
+"""What holds for every test: an environment without settings of the user's own, no deadline, nothing left running."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A developer's shell may hold what is meant for a real gateway or SDK.
+for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "ANTHROPIC_"))]:
+    del os.environ[name]
+
+# How fast the machine is decides about no test.
+settings.register_profile("aigw", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("aigw")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    yield
+    assert _children() == []
+
+
+def _children() -> list[str]:
+    """The command lines of this process's children, where the system tells."""
+    pids = [pid for listed in Path("/proc/self/task").glob("*/children") for pid in listed.read_text().split()]
+    commands = [_command_line(pid) for pid in pids]
+    # Shared memory is watched by a helper that ends with this process.
+    return [command for command in commands if command and "resource_tracker" not in command]
+
+
+def _command_line(pid: str) -> str:
+    """Empty for a process that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
