@@ -24,6 +24,8 @@ _log = logging.getLogger("aigw.exchange")
 
 BACKLOG: Final = 1_024
 """Connections that the kernel accepts for us between two turns of the loop."""
+LOG_LINES_MAX: Final = 100
+"""Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
 SWEEP_SECS: Final = 1.0
 """Between looks for idle upstream connections that have expired."""
 
@@ -48,6 +50,9 @@ class AsyncioDataPlane:
         self._answers: dict[str, Downstream] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._push_due = False
+        self._log_second = 0
+        self._logged = 0
+        self._unlogged = 0
         sink.on_answer = self._fact_answer
 
     # aigw_anyio.dataplane.DataPlane
@@ -177,9 +182,19 @@ class AsyncioDataPlane:
                 handle.close()
 
     def log_failures(self) -> None:
-        """One line per exchange that did not simply complete."""
+        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted."""
         failures = self.failures
+        second = int(self.loop.time())
+        if second != self._log_second:
+            if self._unlogged:
+                _log.warning("failures not logged one by one", extra={"fields": {"count": self._unlogged}})
+            self._log_second, self._logged, self._unlogged = second, 0, 0
         while failures:
+            if self._logged >= LOG_LINES_MAX:
+                self._unlogged += len(failures)
+                failures.clear()
+                return
+            self._logged += 1
             ended = failures.popleft()
             _log.warning(
                 "%s",
