@@ -47,7 +47,6 @@ _ADOPTED_AT_START: Final = (
     "metrics_listen",
     "tls_cert_file",
     "tls_key_file",
-    "upstream_ca_file",
     "max_connections",
     "pool_max_idle",
 )

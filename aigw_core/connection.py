@@ -415,8 +415,12 @@ class Connection(ConnectionBase):
     def _write_timeout(self, now: float) -> None:
         """The caller does not read: whatever is queued will never arrive."""
         if self._exchange is not None and self._state is _S.EXCHANGE:
-            self._carry(self._exchange.on_timer(Timer.CLIENT_WRITE, now), now)
-        if self._state is not _S.DONE:
+            effects = self._exchange.on_timer(Timer.CLIENT_WRITE, now)
+            self._move(_V.DETACH)
+            self._carry(effects, now)
+            self._down.clear()
+            self._out.append(CloseDownstream(Close.ABORT))
+        elif self._state is not _S.DONE:
             self._abort()
 
     def cut(self, reason: DenyReason | None, now: float) -> list[Effect]:

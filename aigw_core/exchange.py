@@ -457,7 +457,7 @@ class Exchange(ExchangeBase):
 
     def on_timer(self, timer: Timer, now: float) -> list[ExchangeEffect]:
         """One of the exchange's timers fired."""
-        if self.state is _S.OPENING and timer is Timer.OPENING:
+        if self.state is _S.OPENING and timer in (Timer.OPENING, Timer.CLIENT_WRITE):
             self._void(Rejection(Reason.NO_LEDGER), now)
         elif timer is Timer.CONNECT:
             self._release(reusable=False)

@@ -32,8 +32,20 @@ def _deflated(data: bytes) -> bytes:
     return out
 
 
+def _gunzipped(data: bytes) -> bytes:
+    # gzip.decompress lets reserved flags pass, which RFC 1952 (2.3.1.2) forbids.
+    out = b""
+    while data:
+        member = zlib.decompressobj(wbits=31)
+        out += member.decompress(data)
+        if not member.eof:
+            raise ValueError
+        data = member.unused_data.lstrip(b"\x00")
+    return out
+
+
 _WHOLE: Final[dict[bytes, Callable[[bytes], bytes]]] = {
-    b"gzip": gzip.decompress,
+    b"gzip": _gunzipped,
     b"deflate": _deflated,
     b"zstd": _zstd.decompress,
 }

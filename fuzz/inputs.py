@@ -10,7 +10,7 @@ from random import Random
 from types import ModuleType
 from unittest.mock import patch
 
-SINGLE_BYTES_MAX = 2_048
+SINGLE_BYTES_MAX = 512
 """Bytes split one by one; longer inputs would spend the budget on calls."""
 
 

@@ -410,6 +410,25 @@ class TestEnds:
         assert driver.closed is Close.ABORT
         assert driver.ledger.facts[0].outcome is Outcome.TIMEOUT
 
+    @pytest.mark.parametrize("headers", [b"", b"Connection: close\r\n"])
+    def test_caller_that_does_not_read_is_cut_before_the_answer_began(self, headers: bytes) -> None:
+        driver = MemoryDriver().receive(request(CHAT, headers=headers))
+        driver.run(driver.machine.downstream_blocked(driver.now))
+        driver.advance(60)
+        assert (driver.down, driver.closed, driver.done()) == (b"", Close.ABORT, True)
+        assert driver.ledger.facts[0].outcome is Outcome.TIMEOUT
+
+    def test_caller_that_does_not_read_is_cut_while_a_record_is_unanswered(self) -> None:
+        driver = MemoryDriver().receive(request(CHAT)).upstream(json_response(COMPLETION))
+        before = driver.down
+        driver.ledger.answer = "hold"
+        driver.run(driver.machine.downstream_blocked(driver.now))
+        driver.advance(57).receive(request(CHAT))
+        driver.advance(3)
+        assert (driver.down, driver.closed, driver.done()) == (before, Close.ABORT, True)
+        assert len(driver.ledger.voids) == 1
+        driver.ledger.check()
+
     def test_cut_by_deny_before_the_head_and_within_the_stream(self) -> None:
         driver = MemoryDriver().receive(request(CHAT))
         driver.run(driver.machine.cut(DenyReason.SPEND, driver.now))
