@@ -2,5 +2,5 @@
 
 from typing import Final
 
-DEADLINE: Final = 20.0
+DEADLINE: Final = 60.0
 """Seconds after which a wait has failed. Generous: what is waited for takes milliseconds."""

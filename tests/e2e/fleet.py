@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import socket
@@ -9,7 +10,7 @@ from typing import Final
 
 from aigw_core.providers import PROVIDERS
 from tests.e2e import keys
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import Gateway, wait_until
 from tests.e2e.provider import Provider
 
 REQUEST_MAX: Final = 1_000_000
@@ -82,6 +83,12 @@ def environment(provider: Provider, **changes: str) -> dict[str, str]:
     }
 
 
+def _is_idle(gateway: Gateway) -> bool:
+    """Whether every exchange of every test has come to its end, and with it its connection and its promised fact."""
+    names = ("aigw_exchanges", "aigw_connections", "aigw_facts_outstanding", "aigw_facts_buffered_bytes")
+    return not any(gateway.metric(name) for name in names)
+
+
 class Fleet:
     """Keeps the servers until the end of the run."""
 
@@ -89,6 +96,8 @@ class Fleet:
         self.provider = provider
         self.refusing = Refusing()
         self.silent = Silent()
+        self.lonely = Provider()
+        """For tests that need the idle connections to a provider to themselves."""
         self._running: dict[tuple[str, str], Gateway] = {}
 
     def get(self, backend: str, configuration: str) -> Gateway:
@@ -100,6 +109,7 @@ class Fleet:
             **dict.fromkeys(PROVIDERS, self.provider.url),
             "refusing": self.refusing.url,
             "silent": self.silent.url,
+            "lonely": self.lonely.url,
         }
         extra = {
             "AI_PROVIDER_AUTHORITIES": json.dumps(authorities),
@@ -115,12 +125,14 @@ class Fleet:
         return [gateway for gateway in self._running.values() if gateway.running()]
 
     def stop(self) -> None:
-        """Every process ends cleanly, having written facts and nothing else to stdout, and no fault to stderr."""
+        """Nothing is left over, and every process ends cleanly: only facts on stdout, no fault on stderr."""
         for gateway in self.running():
+            wait_until(functools.partial(_is_idle, gateway), "no trace of exchanges that ended")
             gateway.send_signal(signal.SIGTERM)
         codes = [(gateway.wait(), gateway.faults()) for gateway in self._running.values()]
         self.refusing.close()
         self.silent.close()
+        self.lonely.close()
         for gateway in self._running.values():
             gateway.facts()
         assert codes == [(0, [])] * len(codes)

@@ -70,15 +70,23 @@ def wait_until(condition: Callable[[], bool], what: str, deadline: float = DEADL
 class _Lines:
     """The lines of one output stream, collected by a thread until the stream ends."""
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    def __init__(self, stream: IO[bytes], *, held: bool = False) -> None:
+        """``held``: nothing is read before ``release`` is called."""
         self.lines: list[str] = []
+        self._released = threading.Event()
+        if not held:
+            self._released.set()
         self._arrived = threading.Condition()
         self._over = False
         self._stream = stream
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
+    def release(self) -> None:
+        self._released.set()
+
     def _read(self) -> None:
+        self._released.wait()
         for line in self._stream:
             with self._arrived:
                 self.lines.append(line.decode().removesuffix("\n"))
@@ -119,8 +127,12 @@ class Gateway:
         arguments: Sequence[str] = (),
         module: str | None = None,
         listens: bool = True,
+        holds_facts: bool = False,
     ) -> None:
-        """``environ`` holds ``AI_…`` names; ``module`` is another entry point than the frontend's own."""
+        """``environ`` holds ``AI_…`` names; ``module`` is another entry point than the frontend's own.
+
+        ``holds_facts``: nobody reads stdout before ``read_facts`` is called.
+        """
         self.backend = backend
         inherited = {
             name: value
@@ -146,7 +158,7 @@ class Gateway:
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._out = _Lines(self._process.stdout)
+        self._out = _Lines(self._process.stdout, held=holds_facts)
         self._err = _Lines(self._process.stderr)
         self.tls = "AI_TLS_CERT_FILE" in environ
         self.address = ("", 0)
@@ -194,6 +206,9 @@ class Gateway:
     @property
     def stderr(self) -> list[str]:
         return self._err.lines
+
+    def read_facts(self) -> None:
+        self._out.release()
 
     def wait_log(self, pattern: str) -> str:
         """The first stderr line in which the expression is found."""
@@ -255,6 +270,7 @@ class Gateway:
             self._process.kill()
             self._process.wait()
             raise AssertionError(f"the gateway does not stop; its last lines: {self.stderr[-10:]}") from None
+        self._out.release()
         self._out.join()
         self._err.join()
         return code

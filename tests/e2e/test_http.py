@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from tests.e2e import answers, keys
 from tests.e2e.calls import BODY, CHAT, STREAMED, call
 from tests.e2e.client import Answer, Client, Closed, bearer, request
+from tests.e2e.fleet import Fleet, environment
 from tests.e2e.gateway import Gateway, wait_until
 from tests.e2e.provider import Provider, Received
 
@@ -81,17 +84,77 @@ def test_an_idle_connection_is_closed_in_time(hurried: Gateway, provider: Provid
         assert client.read_end() == (b"", "orderly")
 
 
+def _has(endings: list[str], count: int) -> bool:
+    return len(endings) == count
+
+
 def test_a_provider_that_closes_idle_connections_harms_nobody(gateway: Gateway, provider: Provider) -> None:
+    endings: list[str] = []
+
     def answer_and_close(received: Received) -> None:
         answers.by_path(received)
+        received.connection.sock.shutdown(socket.SHUT_WR)
+        endings.append(received.connection.wait_closed())
         received.connection.close()
 
     case = provider.case(answer_and_close)
     with Client(gateway) as client:
-        for _ in range(20):
+        for number in range(1, 6):
             client.send(call(case))
             assert client.read_answer().status == 200
-    assert len({received.connection for received in case.received}) == 20
+            wait_until(functools.partial(_has, endings, number), "the gateway lets the idle connection go")
+    assert len({received.connection for received in case.received}) == 5
+    assert endings == ["orderly"] * 5
+
+
+def test_only_a_safe_request_is_repeated_on_another_connection(gateway: Gateway, fleet: Fleet) -> None:
+    """A kept connection may die under a request; whether the provider has begun to work on it, nobody knows."""
+
+    def die_when_reused(received: Received) -> None:
+        received.read()
+        if received.connection.requests > 1:
+            received.connection.close()
+        else:
+            received.connection.send(answers.json_answer({}))
+
+    case = fleet.lonely.case(die_when_reused)
+    statuses = []
+    with Client(gateway) as client:
+        for method, body in (("GET", b""), ("GET", b""), ("POST", b"{}")):
+            client.send(request("/lonely/v1/files", body, bearer(keys.BYO_KEY), case.header, method=method))
+            statuses.append(client.read_answer(method).status)
+    assert statuses == [200, 200, 502]
+    methods = [received.request_line.partition(b" ")[0] for received in case.received]
+    assert methods == [b"GET", b"GET", b"GET", b"POST"], "the second GET went out twice, the POST once"
+
+
+def test_a_provider_that_keeps_connections_for_a_moment_only(gateway: Gateway, provider: Provider) -> None:
+    case = provider.case(answers.json_answer({}, "200 OK", ("Keep-Alive", "timeout=1")))
+    with Client(gateway) as client:
+        for _ in range(3):
+            client.send(call(case))
+            assert client.read_answer().status == 200
+    assert len({received.connection for received in case.received}) == 3
+
+
+def test_connections_beyond_the_limit_are_closed(backend: str, provider: Provider) -> None:
+    limited = Gateway(backend, {**environment(provider), "AI_MAX_CONNECTIONS": "2"})
+    try:
+        with Client(limited) as first:
+            with Client(limited) as second:
+                for client in (first, second):
+                    client.send(call())
+                    assert client.read_answer().status == 200
+                with Client(limited) as third:
+                    assert third.read_end()[0] == b""
+                first.send(call())
+                assert first.read_answer().status == 200
+            wait_until(lambda: limited.metric("aigw_connections") == 1, "one has gone")
+            with Client(limited) as again:
+                again.send(call())
+                assert again.read_answer().status == 200
+    finally:
+        assert limited.stop() == 0
 
 
 def test_bytes_that_nobody_asked_for_answer_nobody(gateway: Gateway, provider: Provider) -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from tests.e2e import answers, keys
+from tests.e2e import DEADLINE, answers, keys
 from tests.e2e.client import Client, bearer, request
 from tests.e2e.gateway import Gateway
 from tests.e2e.provider import Provider
@@ -256,7 +256,7 @@ def test_a_slow_head_is_given_up(hurried: Gateway, provider: Provider) -> None:
             with contextlib.suppress(TimeoutError):
                 received = client.sock.recv(65_536)
         assert received.startswith(b"HTTP/1.1 408 ")
-        client.sock.settimeout(20)
+        client.sock.settimeout(DEADLINE)
         assert client.read_end() == (b"", "orderly")
     assert sent < len(data) - 5
     assert provider.bytes_received == before

@@ -24,9 +24,10 @@ from tests.e2e.fleet import Refusing, environment
 from tests.e2e.gateway import Gateway
 from tests.e2e.provider import Provider, Received, Script
 
-OPENAI_POOL: Final = b"sk-pool-TAINTopenai7c1f9b2e4d6a8"
-ANTHROPIC_POOL: Final = b"sk-pool-TAINTanthropic2e4d6a87c1f9b"
-BYO: Final = b"sk-byo-TAINTbyo5a3c8e7f1b2d9"
+# Without the prefixes by which the log would know them as keys: nothing may rely on that.
+OPENAI_POOL: Final = b"TAINTopenai7c1f9b2e4d6a8"
+ANTHROPIC_POOL: Final = b"TAINTanthropic2e4d6a87c1f9b"
+BYO: Final = b"TAINTbyo5a3c8e7f1b2d9"
 BODY: Final = b"TAINTbody3f6d1c9e5b7a"
 ANSWER: Final = b"TAINTanswer8b2a7f4c6d1e"
 QUERY: Final = b"TAINTquery1e9d5c3b7f2a"

@@ -15,6 +15,7 @@ import pytest
 from tests.e2e import answers, keys
 from tests.e2e.calls import CHAT, JSON_TYPE, MESSAGES, UNRULED, begun, call
 from tests.e2e.client import Answer, Client, Field, bearer, request
+from tests.e2e.fleet import REQUEST_MAX
 from tests.e2e.gateway import Gateway, wait_until
 from tests.e2e.provider import Provider, Received, offer
 from tests.e2e.sdk import anthropic_client, openai_client
@@ -154,6 +155,29 @@ def test_an_early_answer_of_the_provider_is_read(gateway: Gateway, provider: Pro
         with pytest.raises(anthropic.APIStatusError, match="Too large for us") as refused:
             talker.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "x" * LARGE}])
         assert refused.value.status_code == 413
+
+
+def test_a_body_that_grows_beyond_the_cap_is_cut(limited: Gateway, provider: Provider) -> None:
+    """Nobody declared its length, so what has come decides."""
+    chunk = answers.chunk(b" " * 50_000)
+    chunked = (b"Transfer-Encoding", b"chunked")
+    for key, target in ((keys.BYO_KEY, UNRULED), (keys.virtual_key(), UNRULED), (keys.virtual_key(), CHAT)):
+        case = provider.case(answers.by_path)
+        with Client(limited) as client:
+            client.send(call(case, chunked, target=target, key=key, body=b""))
+            with contextlib.suppress(ConnectionError):
+                client.send(chunk * (REQUEST_MAX // 50_000) + answers.chunk(b"x") + answers.LAST_CHUNK)
+            answer = client.read_answer()
+        assert answer.status == 413
+        assert not any(received.complete for received in case.received)
+        if key != keys.BYO_KEY:
+            fact = limited.fact(answer.request_id)
+            assert (fact["outcome"], fact["usage_status"], fact["status"]) == ("refused", "none", 413)
+    case = provider.case(answers.by_path)
+    with Client(limited) as client:
+        client.send(call(case, chunked, target=UNRULED, body=b""))
+        client.send(chunk * (REQUEST_MAX // 50_000) + answers.LAST_CHUNK)
+        assert client.read_answer().status == 200, "the cap itself is allowed"
 
 
 # Sizes

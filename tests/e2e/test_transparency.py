@@ -7,6 +7,7 @@ transparency table of the reference and not from the code.
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 from dataclasses import dataclass
 from typing import Any, Final
@@ -94,6 +95,7 @@ request_extras = st.lists(
             (b"Upgrade", b"h2c"),
             (b"HTTP2-Settings", b"AAMAAABkAAQAAP__"),
             (b"Proxy-Connection", b"keep-alive"),
+            (b"Proxy-Features", b"x"),
             (b"Proxy-Authorization", b"Basic eDp5"),
             (b"x-aigw-request-id", b"spoofed"),
             (b"X-AIGW-Tenant", b"1"),
@@ -116,6 +118,7 @@ response_extras = st.lists(
             (b"X-Nominated", b"gone"),
             (b"Keep-Alive", b"timeout=5"),
             (b"Proxy-Authenticate", b"Basic"),
+            (b"Proxy-Status", b"x"),
             (b"Upgrade", b"h2c"),
             (b"Trailer", b"X-After"),
             (b"x-aigw-request-id", b"spoofed"),
@@ -401,6 +404,21 @@ def test_a_body_that_needs_nothing_is_untouched(gateway: Gateway, provider: Prov
     assert bytes(received.raw_body).rstrip(b" ") == body.rstrip(b" ")
     if json.loads(body).get("stream"):
         assert answer.body == b"".join(answers.chat_events(json.loads(body)))
+
+
+def test_an_encoded_request_passes_as_it_is_and_is_read(gateway: Gateway, provider: Provider) -> None:
+    case = provider.case(answers.by_path)
+    document = {"model": "claude-x", "max_tokens": 9, "stream": True, "messages": []}
+    packed = gzip.compress(json.dumps(document).encode(), mtime=0)
+    gzipped = (b"Content-Encoding", b"gzip")
+    with Client(gateway) as client:
+        own = (bearer(keys.virtual_key()), JSON_TYPE, gzipped, case.header)
+        client.send(request("/anthropic/v1/messages", packed, *own))
+        answer = client.read_answer()
+    assert case.received[0].raw_body == packed
+    assert case.received[0].values(b"content-encoding") == [b"gzip"]
+    fact = gateway.fact(answer.request_id)
+    assert (fact["requested_model"], fact["streaming"]) == ("claude-x", True)
 
 
 @settings(modest, max_examples=40)
