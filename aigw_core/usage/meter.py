@@ -55,7 +55,8 @@ class Meter:
     feed() and finish() return the bytes to relay: the very bytes they were given, less the one event that
     an injected `include_usage` caused where `strip_usage_event` is set. Nothing that arrives raises.
     Memory is bounded by document.DOCUMENT_MAX, sse.EVENT_MAX, strip.HELD_MAX and the window of a content coding.
-    Any split of the body gives the same relayed bytes and the same result.
+    Any split of the body gives the same relayed bytes and the same result; only of an answer whose content
+    coding breaks, how much was read before the break depends on the split.
     """
 
     __slots__ = (
