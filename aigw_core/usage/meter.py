@@ -178,8 +178,6 @@ class Meter:
         result = MeterResult(status, None, {}, reader.model, reader.service_tier, None, flags)
         if self._document is None and self._parser is not None and self._parser.skipped:
             result.flags.add("event_skipped")
-        if self._strip is not None and self._strip.overflowed:
-            result.flags.add("strip_overflow")
         if reader.conflict:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
@@ -289,7 +287,7 @@ class Meter:
         for name, payload, start, end in self._parser.feed(data):
             is_usage = self._reader.event(name, payload)
             if end - start > HELD_MAX:
-                self._strip.overflowed = True
+                self._flags.add("strip_overflow")
             elif is_usage:
                 removed.append((start, end))
         return self._strip.relay(data, removed, self._parser.open_at)

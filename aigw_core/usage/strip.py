@@ -14,13 +14,12 @@ _CR: Final = 0x0D
 class EventStrip:
     """Holds back the bytes of the unfinished event, so that it can still be taken out when it ends.
 
-    An event larger than HELD_MAX is never taken out; `overflowed` says that there was one.
+    An event larger than HELD_MAX is never taken out.
     """
 
-    __slots__ = ("_held", "_passing", "_swallow_lf", "overflowed")
+    __slots__ = ("_held", "_passing", "_swallow_lf")
 
     def __init__(self) -> None:
-        self.overflowed = False
         self._held = bytearray()
         self._passing = False  # the unfinished event outgrew the limit and was let go
         self._swallow_lf = False  # a removed event ended in CR: a LF that follows is still its own
@@ -62,7 +61,7 @@ class EventStrip:
             held.clear()
             held += data[open_at:]
         if len(held) > HELD_MAX:
-            self.overflowed = self._passing = True
+            self._passing = True
             pieces.append(self.release())
         return b"".join(pieces)
 

@@ -464,3 +464,21 @@ def test_any_bytes_are_relayed_and_never_final(body: bytes, cuts: list[int], con
     answer = Run(split_at(body, cuts), content_type=content_type, strip=True)
     assert answer.relayed == body
     assert answer.result.usage_status in (UsageStatus.ABSENT, UsageStatus.UNPARSED, UsageStatus.NONE)
+
+
+@pytest.mark.parametrize("cut", [65_538, 65_600, None])
+def test_strip_overflow_is_about_events_not_about_reads(cut: int | None) -> None:
+    """A block without data that outgrows the hold is no event, however the reads fall."""
+    body = (
+        b"id: "
+        + b"x" * 65_536
+        + b"\n\n"
+        + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n'
+        + b"data: [DONE]\n\n"
+    )
+    meter = Meter(Wire.CHAT_COMPLETIONS, usage_profile("openai"), strip_usage_event=True)
+    meter.response_head(200, b"text/event-stream", b"")
+    for piece in [body] if cut is None else [body[:cut], body[cut:]]:
+        meter.feed(piece)
+    meter.finish(True)
+    assert meter.result().flags == set()

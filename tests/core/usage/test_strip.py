@@ -33,7 +33,6 @@ class Stripped:
             self.most_held = max(self.most_held, len(strip._held))
         self.relayed = b"".join(relayed)
         self.tail = strip.release()
-        self.overflowed = strip.overflowed
         self.pieces = relayed
 
 
@@ -60,7 +59,6 @@ def test_removed_events_leave_every_other_byte(stream: bytes, relayed: bytes) ->
     for pieces in ([stream], byte_by_byte(stream), [b"", stream, b""]):
         stripped = Stripped(pieces)
         assert stripped.relayed + stripped.tail == relayed
-        assert stripped.overflowed is False
 
 
 parts = st.sampled_from(
@@ -118,8 +116,7 @@ def test_a_long_event_is_let_go_as_soon_as_it_outgrows_the_limit() -> None:
     first = b"data: gone" + b"x" * (HELD_MAX - 10)
     stripped = Stripped([first, b"y", b"z", b"\n\ndata: ", b"b\n\n", b"data: gone\n\n"])
     assert stripped.pieces == [b"", first + b"y", b"z", b"\n\n", b"data: b\n\n", b""]
-    assert stripped.overflowed is True
     stripped = Stripped([first + b"y", b"\n\n", b"data: go", b"ne\n\n"])
     assert stripped.pieces == [first + b"y", b"\n\n", b"", b""]
     stripped = Stripped([first[:-2], b"\n\n"])
-    assert (stripped.relayed, stripped.overflowed) == (b"", False)
+    assert stripped.relayed == b""
