@@ -226,6 +226,8 @@ class Provider:
         self._tls = tls
         self._transcript = transcript
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        # Left to itself the kernel takes 32 MiB for a provider that does not read, and back-pressure comes late.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
         self.port: int = self._listener.getsockname()[1]
         self.connections: list[ProviderConnection] = []
         self.handshake_failures: list[ssl.SSLError | OSError] = []
