@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aigw_core import states, timers
 from aigw_core.connection_base import LINGER_MAX, ConnectionBase
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import (
@@ -22,13 +23,10 @@ from aigw_core.http1.bodies import LengthReader, reader_for
 from aigw_core.http1.heads import find_head_end
 from aigw_core.http1.upstream import ResponseReader
 from aigw_core.messages import RequestHead, ResponseHead
-from aigw_core.states import ConnectionEvent, ConnectionState
 from aigw_core.timers import NEVER, Timer
 
 if TYPE_CHECKING:
     pass
-
-_S, _V = ConnectionState, ConnectionEvent
 
 
 class Connection(ConnectionBase):
@@ -97,13 +95,13 @@ class Connection(ConnectionBase):
             self._downstream_eof(now)
             return self._take()
         state = self._state
-        if state is _S.EXCHANGE and self._body_reader is not None:
+        if state is states.EXCHANGE and self._body_reader is not None:
             self._read_body(data, now, [])
-        elif state is _S.LINGERING:
+        elif state is states.LINGERING:
             self._discarded += len(data)
             if self._discarded > LINGER_MAX:
                 self._finish()
-        elif state not in (_S.DONE, _S.DETACHED) and not (state is _S.EXCHANGE and self._close_after):
+        elif state not in (states.DONE, states.DETACHED) and not (state is states.EXCHANGE and self._close_after):
             self._buffer += data
         if self._buffer:
             self._advance(now)
@@ -113,15 +111,15 @@ class Connection(ConnectionBase):
         """Works off the buffer as far as the states allow; bounded, since each turn consumes bytes or stops."""
         while self._buffer:
             state = self._state
-            if state is _S.DISCARDING:
+            if state is states.DISCARDING:
                 self._discard(now)
-            elif not (state is _S.IDLE or state is _S.HEAD) or not self._read_head(now):
+            elif not (state is states.IDLE or state is states.HEAD) or not self._read_head(now):
                 return
 
     def _read_head(self, now: float) -> bool:
         """True when a head was consumed, well-formed or not."""
         buffer = self._buffer
-        if self._state is _S.IDLE:
+        if self._state is states.IDLE:
             if buffer.startswith(b"\r\n"):
                 # RFC 9112 §2.2: one empty line before the request line is let pass; a second is not.
                 del buffer[:2]
@@ -129,15 +127,15 @@ class Connection(ConnectionBase):
                     return False
             elif buffer == b"\r":
                 return False
-            self._move(_V.BYTES)
+            self._move(states.BYTES)
             self._searched = 0
-            self._timers.at[Timer.KEEPALIVE] = NEVER
+            self._timers.at[timers.KEEPALIVE] = NEVER
         try:
             end = find_head_end(buffer, self._searched)
             if end < 0:
                 self._searched = len(buffer)
-                if not self._timers.is_set(Timer.CLIENT_HEAD):
-                    self._timers.set(Timer.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
+                if not self._timers.is_set(timers.CLIENT_HEAD):
+                    self._timers.set(timers.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
                 return False
             head = self._memo.parse(bytes(buffer[:end]))
         except RemoteProtocolError as error:
@@ -150,8 +148,8 @@ class Connection(ConnectionBase):
 
     def _malformed(self, error: RemoteProtocolError, now: float) -> None:
         self._buffer.clear()
-        self._timers.clear(Timer.CLIENT_HEAD)
-        self._move(_V.REQUEST)
+        self._timers.clear(timers.CLIENT_HEAD)
+        self._move(states.REQUEST)
         self._close_after = True
         self._request = None
         exchange = self._exchange = Exchange(
@@ -160,8 +158,8 @@ class Connection(ConnectionBase):
         self._carry(exchange.request_malformed(error, now), now)
 
     def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
-        self._timers.at[Timer.CLIENT_HEAD] = NEVER
-        self._move(_V.REQUEST)
+        self._timers.at[timers.CLIENT_HEAD] = NEVER
+        self._move(states.REQUEST)
         self._request = head
         self._body_reader = reader_for(head.framing)
         headers = head.headers
@@ -220,26 +218,26 @@ class Connection(ConnectionBase):
         self._buffer.clear()
         if rest is not None:
             self._body_reader = None
-            self._timers.clear(Timer.CLIENT_BODY)
+            self._timers.clear(timers.CLIENT_BODY)
             self._buffer += rest
             self._next(now)
 
     def _downstream_eof(self, now: float) -> None:
         self._eof = True
         state = self._state
-        if state is _S.EXCHANGE:
+        if state is states.EXCHANGE:
             self._caller_left(now)
             self._out.append(CloseDownstream(Close.ABORT))
-        elif state in (_S.IDLE, _S.HEAD, _S.DISCARDING):
+        elif state in (states.IDLE, states.HEAD, states.DISCARDING):
             self._linger(now)
-        elif state is _S.LINGERING and not self._downstream_blocked:
-            self._timers.set(Timer.LINGER, now)
+        elif state is states.LINGERING and not self._downstream_blocked:
+            self._timers.set(timers.LINGER, now)
 
     def downstream_lost(self, now: float) -> list[Effect]:
         """The caller's connection is gone; nothing can be sent any more."""
-        if self._state is _S.EXCHANGE:
+        if self._state is states.EXCHANGE:
             self._caller_left(now)
-        elif self._state is not _S.DETACHED:
+        elif self._state is not states.DETACHED:
             self._finish()
         self._down.clear()
         return self._take()
@@ -250,26 +248,26 @@ class Connection(ConnectionBase):
         self._body_reader = None
         effects = exchange.downstream_lost(now)
         # From here on nothing is said downstream, whether the exchange drains or is over.
-        self._move(_V.DETACH)
+        self._move(states.LEAVE)
         self._carry(effects, now)
         self._down.clear()
 
     def downstream_blocked(self, now: float) -> list[Effect]:
         self._downstream_blocked = True
-        self._timers.clear(Timer.LINGER)
-        if self._state not in (_S.DONE, _S.DETACHED):
-            self._timers.set(Timer.CLIENT_WRITE, now + self._gateway.policy.timeouts.client_write)
+        self._timers.clear(timers.LINGER)
+        if self._state not in (states.DONE, states.DETACHED):
+            self._timers.set(timers.CLIENT_WRITE, now + self._gateway.policy.timeouts.client_write)
         if self._exchange is not None:
             self._exchange.downstream_blocked(now)
         return []
 
     def downstream_writable(self, now: float) -> list[Effect]:
         self._downstream_blocked = False
-        self._timers.clear(Timer.CLIENT_WRITE)
+        self._timers.clear(timers.CLIENT_WRITE)
         if self._exchange is not None:
             self._exchange.downstream_writable(now)
-        if self._state is _S.LINGERING:
-            self._timers.set(Timer.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
+        if self._state is states.LINGERING:
+            self._timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
         return []
 
     # Upstream
@@ -399,46 +397,46 @@ class Connection(ConnectionBase):
 
     def _on_timer(self, timer: Timer, now: float) -> None:
         state = self._state
-        if timer is Timer.LINGER or state is _S.LINGERING:
+        if timer is timers.LINGER or state is states.LINGERING:
             self._finish()
-        elif timer is Timer.KEEPALIVE or (timer is Timer.CLIENT_HEAD and state is _S.IDLE):
+        elif timer is timers.KEEPALIVE or (timer is timers.CLIENT_HEAD and state is states.IDLE):
             self._linger(now)
-        elif timer is Timer.CLIENT_HEAD:
+        elif timer is timers.CLIENT_HEAD:
             self._malformed(RemoteProtocolError("The request head did not arrive in time.", 408), now)
-        elif timer is Timer.CLIENT_WRITE:
+        elif timer is timers.CLIENT_WRITE:
             self._write_timeout(now)
-        elif timer is Timer.CLIENT_BODY and state is _S.DISCARDING:
+        elif timer is timers.CLIENT_BODY and state is states.DISCARDING:
             self._linger(now)
         elif self._exchange is not None:
             self._carry(self._exchange.on_timer(timer, now), now)
 
     def _write_timeout(self, now: float) -> None:
         """The caller does not read: whatever is queued will never arrive."""
-        if self._exchange is not None and self._state is _S.EXCHANGE:
-            effects = self._exchange.on_timer(Timer.CLIENT_WRITE, now)
-            self._move(_V.DETACH)
+        if self._exchange is not None and self._state is states.EXCHANGE:
+            effects = self._exchange.on_timer(timers.CLIENT_WRITE, now)
+            self._move(states.LEAVE)
             self._carry(effects, now)
             self._down.clear()
             self._out.append(CloseDownstream(Close.ABORT))
-        elif self._state is not _S.DONE:
+        elif self._state is not states.DONE:
             self._abort()
 
     def cut(self, reason: DenyReason | None, now: float) -> list[Effect]:
         """Ends a running exchange; a connection without one is closed."""
         self._close_after = True
-        if self._state in (_S.EXCHANGE, _S.DETACHED) and self._exchange is not None:
+        if self._state in (states.EXCHANGE, states.DETACHED) and self._exchange is not None:
             self._carry(self._exchange.cut(reason, now), now)
-        elif self._state is _S.LINGERING:
+        elif self._state is states.LINGERING:
             self._finish()
-        elif self._state is not _S.DONE:
+        elif self._state is not states.DONE:
             self._abort()
         return self._take()
 
     def drain(self, now: float) -> list[Effect]:
         """Finish the running exchange, carry no other one, close."""
-        if self._state in (_S.IDLE, _S.DISCARDING):
+        if self._state in (states.IDLE, states.DISCARDING):
             self._linger(now)
-        elif self._state is not _S.DONE:
+        elif self._state is not states.DONE:
             self._close_after = True
         return self._take()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from aigw_core import states, timers
 from aigw_core.effects import (
     Close,
     CloseDownstream,
@@ -44,8 +45,6 @@ DISCARD_MAX: Final = 262_144
 LINGER_MAX: Final = 1_048_576
 """Bytes dropped while lingering, so that the caller gets to read our answer instead of a reset."""
 
-_S, _V = ConnectionState, ConnectionEvent
-
 
 class ConnectionBase:
     """The state of one connection and its output; :class:`aigw_core.connection.Connection` adds the inputs."""
@@ -82,9 +81,9 @@ class ConnectionBase:
         gateway.stats.connections_total += 1
         self.context: object = None
         """For the driver's own use."""
-        self._state = _S.IDLE
+        self._state: ConnectionState = states.IDLE
         self._timers = Timers()
-        self._timers.set(Timer.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
+        self._timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
         self._buffer = bytearray()
         self._searched = 0
         self._memo = HeadMemo()
@@ -113,12 +112,12 @@ class ConnectionBase:
 
     @property
     def done(self) -> bool:
-        return self._state is _S.DONE
+        return self._state is states.DONE
 
     @property
     def busy(self) -> bool:
         """An exchange runs."""
-        return self._state in (_S.EXCHANGE, _S.DETACHED)
+        return self._state in (states.EXCHANGE, states.DETACHED)
 
     @property
     def deadline(self) -> tuple[float, Timer] | None:
@@ -130,7 +129,7 @@ class ConnectionBase:
 
     @property
     def wants_downstream(self) -> bool:
-        if self._state is not _S.EXCHANGE:
+        if self._state is not states.EXCHANGE:
             return True
         if self._body_reader is not None:
             return self._exchange is None or self._exchange.wants_request_body
@@ -138,7 +137,7 @@ class ConnectionBase:
 
     @property
     def wants_upstream(self) -> bool:
-        return not self._downstream_blocked or self._state is _S.DETACHED
+        return not self._downstream_blocked or self._state is states.DETACHED
 
     # From exchange effects to bytes
 
@@ -158,7 +157,7 @@ class ConnectionBase:
             up, self._up = self._up, []
             if not exchange.ended:
                 self._out.append(SendUpstream(exchange.attempt, up[0] if len(up) == 1 else b"".join(up)))
-        if exchange is not None and exchange.ended and self._state in (_S.EXCHANGE, _S.DETACHED):
+        if exchange is not None and exchange.ended and self._state in (states.EXCHANGE, states.DETACHED):
             self._after_exchange(exchange, cut, now)
 
     def _pass(self, effect: OpenFact | VoidFact | Connect) -> None:
@@ -224,7 +223,7 @@ class ConnectionBase:
     def _after_exchange(self, exchange: Exchange, cut: bool, now: float) -> None:
         self._last_attempt = exchange.attempt
         self._upstream = None
-        if self._state is _S.DETACHED:
+        if self._state is states.DETACHED:
             self._finish()
         elif cut or not exchange.outbound.begun:
             self._abort()
@@ -232,31 +231,31 @@ class ConnectionBase:
             self._linger(now)
         elif self._body_reader is not None:
             self._exchange = None
-            self._move(_V.DISCARD)
-            self._timers.set(Timer.CLIENT_BODY, now + self._gateway.policy.timeouts.client_body)
+            self._move(states.DISCARD)
+            self._timers.set(timers.CLIENT_BODY, now + self._gateway.policy.timeouts.client_body)
         else:
             self._next(now)
 
     def _next(self, now: float) -> None:
         self._exchange = None
         self._request = None
-        self._move(_V.NEXT)
+        self._move(states.NEXT)
         if self._gateway.draining:
             self._linger(now)
         else:
-            self._timers.set(Timer.KEEPALIVE, now + self._gateway.policy.timeouts.keepalive)
+            self._timers.set(timers.KEEPALIVE, now + self._gateway.policy.timeouts.keepalive)
 
     # Closing
 
     def _linger(self, now: float) -> None:
-        self._move(_V.LINGER)
+        self._move(states.LINGER)
         self._exchange = None
         self._body_reader = None
         self._buffer.clear()
-        for timer in (Timer.KEEPALIVE, Timer.CLIENT_HEAD, Timer.CLIENT_BODY):
+        for timer in (timers.KEEPALIVE, timers.CLIENT_HEAD, timers.CLIENT_BODY):
             self._timers.clear(timer)
         if not self._downstream_blocked:
-            self._timers.set(Timer.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
+            self._timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
         self._flush_down()
         self._out.append(CloseDownstream(Close.LINGER))
 
@@ -266,8 +265,8 @@ class ConnectionBase:
         self._finish()
 
     def _finish(self) -> None:
-        if self._state is not _S.DONE:
-            self._move(_V.CLOSE)
+        if self._state is not states.DONE:
+            self._move(states.CLOSE)
         self._timers.clear_all()
         self._body_reader = None
         self._upstream = None

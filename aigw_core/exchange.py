@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aigw_core import leg, states, timers
 from aigw_core.auth import Admitted, Refused, authorize, check_deny, denied_rejection
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import (
@@ -24,8 +25,8 @@ from aigw_core.effects import (
     SendResponseHead,
 )
 from aigw_core.errors import LocalProtocolError, Reason, Rejection, RemoteProtocolError, rejection_of
-from aigw_core.exchange_base import CONNECT_RETRIES_MAX, ExchangeBase, Leg
-from aigw_core.facts import Outcome
+from aigw_core.exchange_base import CONNECT_RETRIES_MAX, ExchangeBase
+from aigw_core.facts import COMPLETE, Outcome
 from aigw_core.forwarding import informational_head, upstream_request_head
 from aigw_core.headers import Headers
 from aigw_core.messages import NO_BODY, RequestHead, ResponseHead
@@ -33,14 +34,12 @@ from aigw_core.policy import OnClientAbort
 from aigw_core.requestside import RequestSide
 from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
 from aigw_core.settlement import open_record
-from aigw_core.states import ExchangeEvent, ExchangeState
 from aigw_core.timers import NEVER, Timer
 from aigw_core.usage.request import RequestFault
 
 if TYPE_CHECKING:
     pass
 
-_S, _E = ExchangeState, ExchangeEvent
 _CONTINUE = ResponseHead(100, b"Continue", Headers([]), NO_BODY)
 
 
@@ -62,7 +61,7 @@ class Exchange(ExchangeBase):
     def request(self, head: RequestHead, body: bytes, now: float) -> list[ExchangeEffect]:
         """A request that is there whole: head, body and end in one input."""
         self._take_request_head(head, now)
-        if self.state is not _S.ENDED and body:
+        if self.state is not states.ENDED and body:
             self._take_request_body(body, now)
         self._take_request_end(now)
         return self._take()
@@ -84,15 +83,15 @@ class Exchange(ExchangeBase):
         self._dialect = decision.route.dialect
         gateway.active += 1
         if decision.caller is None:
-            self._move(_E.ADMIT)
+            self._move(states.ADMIT)
             self._admitted = Admitted(decision, None, None)
             self._connect(now)
             self._after_admission(request, now)
         else:
             request.judge_by(decision, self._policy)
             self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
-            self._move(_E.AUTHORIZE)
-            self.timers.set(Timer.OPENING, now + self._policy.timeouts.opening)
+            self._move(states.AUTHORIZE)
+            self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
             self._out.append(OpenFact(self._record))
             self._connect(now)
 
@@ -105,7 +104,7 @@ class Exchange(ExchangeBase):
         return self._take()
 
     def _reject_new(self, rejection: Rejection, now: float) -> None:
-        self._move(_E.REJECT)
+        self._move(states.REJECT)
         self._refused(rejection, now)
 
     def request_body(self, data: bytes, now: float) -> list[ExchangeEffect]:
@@ -117,11 +116,11 @@ class Exchange(ExchangeBase):
         request = self.inbound
         if request is None:
             raise LocalProtocolError("a body needs a head")
-        if request.stopped or self.state >= _S.DRAINING:
+        if request.stopped or self.state >= states.DRAINING:
             return
         request.received += len(data)
-        if self.state is not _S.OPENING:
-            self.timers.set(Timer.CLIENT_BODY, now + self._policy.timeouts.client_body)
+        if self.state is not states.OPENING:
+            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
         if request.received > self._policy.max_request_bytes:
             self._fault(request, Rejection(Reason.TOO_LARGE), now)
         elif self._flowing(request):
@@ -139,21 +138,21 @@ class Exchange(ExchangeBase):
         if request is None or request.done:
             raise LocalProtocolError("a request ends once, after its head")
         request.done = True
-        self.timers.at[Timer.CLIENT_BODY] = NEVER
-        if not request.stopped and self.state < _S.DRAINING and self._flowing(request):
+        self.timers.at[timers.CLIENT_BODY] = NEVER
+        if not request.stopped and self.state < states.DRAINING and self._flowing(request):
             self._finish_body(request, now)
 
     def request_broken(self, error: RemoteProtocolError, now: float) -> list[ExchangeEffect]:
         """The framing of the request body is broken; nothing after it can be read."""
         request = self.inbound
         self.must_close = True
-        if request is not None and not request.stopped and self.state < _S.DRAINING:
+        if request is not None and not request.stopped and self.state < states.DRAINING:
             self._fault(request, rejection_of(error), now)
         return self._take()
 
     def _flowing(self, request: RequestSide) -> bool:
         """Body bytes need not be held: they go upstream, or into a collected body."""
-        return self.state is _S.REQUESTING or (self.state is _S.ADMITTED and request.collecting)
+        return self.state is states.REQUESTING or (self.state is states.ADMITTED and request.collecting)
 
     def _pass_body(self, request: RequestSide, data: bytes, now: float) -> None:
         try:
@@ -176,7 +175,7 @@ class Exchange(ExchangeBase):
         except RequestFault as fault:
             self._fault(request, fault.rejection, now)
             return
-        if self.state is _S.ADMITTED:
+        if self.state is states.ADMITTED:
             request.ready = rest
             self._try_start(request, now)
         else:
@@ -187,7 +186,7 @@ class Exchange(ExchangeBase):
             request.sent += len(rest)
             self._out.append(SendRequestBody(self.attempt, rest))
         self._out.append(SendRequestEnd(self.attempt))
-        self.timers.set(Timer.READ, now + self._policy.timeouts.read)
+        self.timers.set(timers.READ, now + self._policy.timeouts.read)
 
     def _fault(self, request: RequestSide, rejection: Rejection, now: float) -> None:
         """A body that strikes a rule. Rules strike after admission: before it, the verdict waits."""
@@ -197,10 +196,10 @@ class Exchange(ExchangeBase):
     def fact_opened(self, fact_id: str, now: float) -> list[ExchangeEffect]:
         """The sink holds the open record: admitted."""
         authorized, request = self._authorized, self.inbound
-        if fact_id != self.id or self.state is not _S.OPENING or authorized is None or request is None:
+        if fact_id != self.id or self.state is not states.OPENING or authorized is None or request is None:
             return []
-        self.timers.at[Timer.OPENING] = NEVER
-        self._move(_E.ADMIT)
+        self.timers.at[timers.OPENING] = NEVER
+        self._move(states.ADMIT)
         self._admitted = Admitted(authorized, fact_id, self.id)
         if authorized.caller is not None and self._owner is not None:
             self.gateway.register(self._owner, authorized.caller)
@@ -212,41 +211,41 @@ class Exchange(ExchangeBase):
 
     def fact_refused(self, fact_id: str, now: float) -> list[ExchangeEffect]:
         """The sink has no room: nobody is served whose usage could not be recorded."""
-        if fact_id == self.id and self.state is _S.OPENING:
+        if fact_id == self.id and self.state is states.OPENING:
             self._end_opening(Rejection(Reason.NO_LEDGER), now)
         return self._take()
 
     def _after_admission(self, request: RequestSide, now: float) -> None:
         if not request.done:
-            self.timers.set(Timer.CLIENT_BODY, now + self._policy.timeouts.client_body)
+            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
             if request.expects_continue:
                 self.continue_sent = True
                 self._out.append(SendInformational(_CONTINUE))
         if request.collecting:
             self._pass_held(request, now)
-            if request.done and self.state is _S.ADMITTED:
+            if request.done and self.state is states.ADMITTED:
                 self._finish_body(request, now)
-        elif self.state is _S.ADMITTED:
+        elif self.state is states.ADMITTED:
             self._try_start(request, now)
 
     # Upstream
 
     def upstream_connected(self, attempt: int, reused: bool, now: float) -> list[ExchangeEffect]:
         """The attempt has a connection; ``reused`` if it carried another exchange before."""
-        if attempt != self.attempt or self._leg is not Leg.CONNECTING:
+        if attempt != self.attempt or self._leg is not leg.CONNECTING:
             return []
-        self._leg = Leg.READY
+        self._leg = leg.READY
         self._reused = reused
-        self.timers.at[Timer.CONNECT] = NEVER
-        if self.state is _S.ADMITTED and self.inbound is not None:
+        self.timers.at[timers.CONNECT] = NEVER
+        if self.state is states.ADMITTED and self.inbound is not None:
             self._try_start(self.inbound, now)
         return self._take()
 
     def upstream_failed(self, attempt: int, failure: ConnectFailure, now: float) -> list[ExchangeEffect]:
         """The attempt got no connection."""
-        if attempt != self.attempt or self._leg is not Leg.CONNECTING:
+        if attempt != self.attempt or self._leg is not leg.CONNECTING:
             return []
-        self._leg = Leg.RELEASED
+        self._leg = leg.RELEASED
         self.gateway.stats.connect_failures += 1
         if not (failure.retryable and self._try_again(now)):
             rejection = Rejection(Reason.UPSTREAM_FAILED, failure.value)
@@ -258,7 +257,7 @@ class Exchange(ExchangeBase):
         admitted = self._admitted
         if admitted is None:
             raise LocalProtocolError("nothing goes upstream before admission")
-        if self._leg is not Leg.READY or (request.collecting and request.ready is None):
+        if self._leg is not leg.READY or (request.collecting and request.ready is None):
             return
         authorized = admitted.authorized
         if authorized.caller is not None:
@@ -272,8 +271,8 @@ class Exchange(ExchangeBase):
             except RequestFault as fault:
                 self._fault(request, fault.rejection, now)
                 return
-        self._move(_E.START)
-        self._leg = Leg.BUSY
+        self._move(states.START)
+        self._leg = leg.BUSY
         head = upstream_request_head(request.head, authorized, self._policy, request.forward_framing)
         self._out.append(SendRequestHead(self.attempt, head))
         if request.ready is not None:
@@ -286,18 +285,18 @@ class Exchange(ExchangeBase):
 
     def upstream_lost(self, attempt: int, now: float, *, answered: bool = False) -> list[ExchangeEffect]:
         """The connection ended before the response did; ``answered`` if a byte of a head had arrived."""
-        if attempt != self.attempt or self._leg in (Leg.NONE, Leg.RELEASED):
+        if attempt != self.attempt or self._leg in (leg.NONE, leg.RELEASED):
             return []
-        before_start = self._leg is not Leg.BUSY
+        before_start = self._leg is not leg.BUSY
         self._out.append(ReleaseUpstream(self.attempt, False))
-        self._leg = Leg.RELEASED
+        self._leg = leg.RELEASED
         if before_start:
             # Known dead before a byte of the request was queued: nothing is lost.
             if not self._try_again(now):
                 self._end_now_or_later(Outcome.UPSTREAM_ERROR, Rejection(Reason.UPSTREAM_FAILED), now)
-        elif self.state is _S.REQUESTING and self._may_repeat(answered):
-            self._move(_E.RETRY)
-            self.timers.at[Timer.READ] = NEVER
+        elif self.state is states.REQUESTING and self._may_repeat(answered):
+            self._move(states.RETRY)
+            self.timers.at[timers.READ] = NEVER
             self._try_again(now)
         else:
             self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
@@ -314,7 +313,7 @@ class Exchange(ExchangeBase):
         """The provider's bytes are not HTTP/1.1, or came when none were due."""
         if attempt != self.attempt:
             return []
-        if self._leg is not Leg.BUSY:
+        if self._leg is not leg.BUSY:
             return self.upstream_lost(attempt, now)
         self._break(now)
         return self._take()
@@ -342,27 +341,27 @@ class Exchange(ExchangeBase):
 
     def _take_response_head(self, attempt: int, head: ResponseHead, now: float) -> None:
         request, response, authorized = self.inbound, self.outbound, self._authorized
-        stale = attempt != self.attempt or self._leg is not Leg.BUSY or response.upstream_status is not None
+        stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is not None
         if stale or request is None or authorized is None:
             return
         if head.status < 200:
             response.informational += 1
             if head.status == 101 or response.informational > INFORMATIONAL_MAX:
                 self._break(now)
-            elif head.status != 100 and self.state is _S.REQUESTING and not request.head.http_1_0:
+            elif head.status != 100 and self.state is states.REQUESTING and not request.head.http_1_0:
                 self._out.append(SendInformational(informational_head(head, pool_key_of(authorized))))
             return
-        self.timers.at[Timer.READ] = NEVER
-        self.timers.set(Timer.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
+        self.timers.at[timers.READ] = NEVER
+        self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
         out = response.begin(head, authorized, request.body, self.id)
-        if self.state is not _S.REQUESTING:
+        if self.state is not states.REQUESTING:
             return
         if not request.done:
             # An early answer: the rest of the request is nobody's business any more (RFC 9112 §9.3).
             request.stopped = True
             self.must_close = True
-            self.timers.at[Timer.CLIENT_BODY] = NEVER
-        self._move(_E.RESPOND)
+            self.timers.at[timers.CLIENT_BODY] = NEVER
+        self._move(states.RESPOND)
         response.status = head.status
         response.begun = True
         self._out.append(SendResponseHead(out, self.must_close))
@@ -373,11 +372,11 @@ class Exchange(ExchangeBase):
         return self._take()
 
     def _take_response_body(self, attempt: int, data: bytes, now: float) -> None:
-        if attempt != self.attempt or self._leg is not Leg.BUSY:
+        if attempt != self.attempt or self._leg is not leg.BUSY:
             return
-        self.timers.set(Timer.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
+        self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
         data = self.outbound.feed(data, now)
-        if self.state is _S.DRAINING:
+        if self.state is states.DRAINING:
             if self.outbound.relayed > self._policy.usage_drain_max_bytes:
                 self._conclude(Outcome.CLIENT_ABORT, now)
         elif data:
@@ -390,19 +389,19 @@ class Exchange(ExchangeBase):
 
     def _take_response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool) -> None:
         response, request = self.outbound, self.inbound
-        stale = attempt != self.attempt or self._leg is not Leg.BUSY or response.upstream_status is None
+        stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is None
         if stale or request is None:
             return
         rest = response.finish()
-        if self.state is _S.RESPONDING and rest:
+        if self.state is states.RESPONDING and rest:
             self._out.append(SendResponseBody(rest))
         self._release(reusable=reusable and request.done and not by_close)
         if by_close and response.cut_short:
             self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
             return
-        if self.state is _S.RESPONDING:
+        if self.state is states.RESPONDING:
             self._out.append(SendResponseEnd())
-        self._conclude(Outcome.COMPLETE, now)
+        self._conclude(COMPLETE, now)
 
     # Control
 
@@ -411,61 +410,61 @@ class Exchange(ExchangeBase):
         request = self.inbound
         if request is not None:
             request.stopped = True
-        if self.state is _S.NEW:
-            self._move(_E.REJECT)
-        elif self.state is _S.OPENING:
+        if self.state is states.NEW:
+            self._move(states.REJECT)
+        elif self.state is states.OPENING:
             self._void(None, now)
-        elif self.state < _S.DRAINING:
+        elif self.state < states.DRAINING:
             if self._may_drain():
-                self._move(_E.DETACH)
-                self.timers.set(Timer.USAGE_DRAIN, now + self._policy.timeouts.usage_drain)
+                self._move(states.DETACH)
+                self.timers.set(timers.USAGE_DRAIN, now + self._policy.timeouts.usage_drain)
             else:
                 self._conclude(Outcome.CLIENT_ABORT, now)
         return self._take()
 
     def _may_drain(self) -> bool:
         authorized, meter = self._authorized, self.outbound.meter
-        if authorized is None or self.inbound is None or not authorized.managed or self.state is _S.ADMITTED:
+        if authorized is None or self.inbound is None or not authorized.managed or self.state is states.ADMITTED:
             return False
         wanted = authorized.provider.on_client_abort is OnClientAbort.DRAIN
         return wanted and self.inbound.done and not (meter is not None and meter.terminal)
 
     def downstream_blocked(self, now: float) -> None:  # noqa: ARG002  # every input takes the time
         """The driver's queue is over its mark: silence upstream is our own doing from here."""
-        self.timers.clear(Timer.STREAM_IDLE)
+        self.timers.clear(timers.STREAM_IDLE)
 
     def downstream_writable(self, now: float) -> None:
         """The queue has drained."""
-        if self.state is _S.RESPONDING:
-            self.timers.set(Timer.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
+        if self.state is states.RESPONDING:
+            self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
 
     def upstream_blocked(self, attempt: int, now: float) -> None:
         """The provider does not read: the caller's silence is our own doing from here."""
-        if attempt == self.attempt and self._leg is Leg.BUSY and self.inbound is not None:
+        if attempt == self.attempt and self._leg is leg.BUSY and self.inbound is not None:
             self.inbound.blocked = True
-            self.timers.at[Timer.CLIENT_BODY] = NEVER
-            self.timers.set(Timer.UPSTREAM_WRITE, now + self._policy.timeouts.upstream_write)
+            self.timers.at[timers.CLIENT_BODY] = NEVER
+            self.timers.set(timers.UPSTREAM_WRITE, now + self._policy.timeouts.upstream_write)
 
     def upstream_writable(self, attempt: int, now: float) -> None:
         """The provider reads again."""
         request = self.inbound
         if attempt == self.attempt and request is not None:
             request.blocked = False
-            self.timers.clear(Timer.UPSTREAM_WRITE)
-            if not request.done and not request.stopped and self.state is _S.REQUESTING:
-                self.timers.set(Timer.CLIENT_BODY, now + self._policy.timeouts.client_body)
+            self.timers.clear(timers.UPSTREAM_WRITE)
+            if not request.done and not request.stopped and self.state is states.REQUESTING:
+                self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
 
     def on_timer(self, timer: Timer, now: float) -> list[ExchangeEffect]:
         """One of the exchange's timers fired."""
-        if self.state is _S.OPENING and timer in (Timer.OPENING, Timer.CLIENT_WRITE):
+        if self.state is states.OPENING and timer in (timers.OPENING, timers.CLIENT_WRITE):
             self._void(Rejection(Reason.NO_LEDGER), now)
-        elif timer is Timer.CONNECT:
+        elif timer is timers.CONNECT:
             self._release(reusable=False)
             self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
-        elif timer is Timer.CLIENT_BODY:
+        elif timer is timers.CLIENT_BODY:
             self.must_close = True
             self._fail(Outcome.TIMEOUT, Rejection(Reason.BODY_TIMEOUT), now)
-        elif self.state is not _S.ENDED:
+        elif self.state is not states.ENDED:
             self._fail(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
         return self._take()
 
@@ -481,18 +480,18 @@ class Exchange(ExchangeBase):
         """Ends it: the tenant was cut off, or (None) the drain grace is over."""
         rejection = Rejection(Reason.SHUTTING_DOWN) if reason is None else denied_rejection(reason)
         self.must_close = True
-        if self.state is _S.OPENING:
+        if self.state is states.OPENING:
             self._void(rejection, now)
-        elif self.state not in (_S.NEW, _S.ENDED):
+        elif self.state not in (states.NEW, states.ENDED):
             self._fail(Outcome.GATEWAY_CUT, rejection, now)
         return self._take()
 
     def abandon(self, now: float) -> list[ExchangeEffect]:
         """The driver gives up: what is still due to the ledger and the pool. Idempotent."""
-        if self.state is _S.OPENING:
+        if self.state is states.OPENING:
             self._void(None, now)
-        elif self.state is _S.DRAINING:
+        elif self.state is states.DRAINING:
             self._conclude(Outcome.CLIENT_ABORT, now)
-        elif self.state not in (_S.NEW, _S.ENDED):
+        elif self.state not in (states.NEW, states.ENDED):
             self._conclude(Outcome.GATEWAY_CUT, now)
         return self._take()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
+from aigw_core import leg, states
 from aigw_core.answers import own_answer
 from aigw_core.auth import Admitted, Authorized
 from aigw_core.effects import (
@@ -16,13 +16,13 @@ from aigw_core.effects import (
     VoidFact,
 )
 from aigw_core.errors import Dialect, Rejection
-from aigw_core.facts import OpenRecord, Outcome
+from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable, ExchangeLog
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
 from aigw_core.settlement import settle
 from aigw_core.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
-from aigw_core.timers import NEVER, Timer, Timers
+from aigw_core.timers import CONNECT, NEVER, Timer, Timers
 
 if TYPE_CHECKING:
     from aigw_core.gateway import Gateway
@@ -30,17 +30,8 @@ if TYPE_CHECKING:
 CONNECT_RETRIES_MAX: Final = 2
 """Connections tried beyond the first; each takes the next address."""
 
-_S, _E = ExchangeState, ExchangeEvent
 
-
-class Leg(IntEnum):
-    """The upstream connection of the current attempt."""
-
-    NONE = 0
-    CONNECTING = 1
-    READY = 2
-    BUSY = 3
-    RELEASED = 4
+_OPENAI: Final = Dialect.OPENAI
 
 
 class ExchangeBase:
@@ -76,7 +67,7 @@ class ExchangeBase:
     ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
         self.gateway = gateway
-        self.state = _S.NEW
+        self.state: ExchangeState = states.NEW
         self.timers = timers if timers is not None else Timers()
         self.id = ""
         self.inbound: RequestSide | None = None
@@ -89,13 +80,13 @@ class ExchangeBase:
         self._out: list[ExchangeEffect] = []
         self._authorized: Authorized | None = None
         self._admitted: Admitted | None = None
-        self._dialect = Dialect.OPENAI
+        self._dialect = _OPENAI
         self._record: OpenRecord | None = None
         self._pending_end: tuple[Outcome, Rejection] | None = None
         self.attempt = last_attempt
         """The number of the latest upstream attempt."""
         self.ended = False
-        self._leg = Leg.NONE
+        self._leg: leg.Leg = leg.NONE
         self._reused = False
         self._tries = 0
         self._started_at = 0.0
@@ -115,7 +106,7 @@ class ExchangeBase:
 
     def _move(self, event: ExchangeEvent) -> None:
         self.state = state = EXCHANGE_TABLE[self.state][event]
-        self.ended = state is _S.ENDED
+        self.ended = state is states.ENDED
 
     def _take(self) -> list[ExchangeEffect]:
         out, self._out = self._out, []
@@ -126,9 +117,9 @@ class ExchangeBase:
     def _connect(self, now: float, *, fresh: bool = False) -> None:
         assert self._authorized is not None
         self.attempt += 1
-        self._leg = Leg.CONNECTING
-        if self.timers.at[Timer.CONNECT] == NEVER:
-            self.timers.set(Timer.CONNECT, now + self._policy.timeouts.connect)
+        self._leg = leg.CONNECTING
+        if self.timers.at[CONNECT] == NEVER:
+            self.timers.set(CONNECT, now + self._policy.timeouts.connect)
         self._out.append(Connect(self._authorized.provider.origin, self.attempt, fresh, self._tries))
 
     def _try_again(self, now: float) -> bool:
@@ -140,13 +131,13 @@ class ExchangeBase:
         return True
 
     def _release(self, *, reusable: bool) -> None:
-        if self._leg in (Leg.CONNECTING, Leg.READY, Leg.BUSY):
+        if self._leg in (leg.CONNECTING, leg.READY, leg.BUSY):
             assert self._authorized is not None
             # A connection that never carried a byte of this exchange is as good as it was.
-            unused = self._leg is Leg.READY
+            unused = self._leg is leg.READY
             idle = self._authorized.provider.idle_timeout
             self._out.append(ReleaseUpstream(self.attempt, reusable or unused, idle))
-        self._leg = Leg.RELEASED
+        self._leg = leg.RELEASED
 
     # Ends
 
@@ -162,7 +153,7 @@ class ExchangeBase:
         self._end_opening(rejection, now)
 
     def _end_opening(self, rejection: Rejection | None, now: float) -> None:
-        self._move(_E.VOID)
+        self._move(states.VOID)
         self._release(reusable=False)
         if rejection is not None:
             self._refused(rejection, now)
@@ -170,16 +161,16 @@ class ExchangeBase:
 
     def _end_now_or_later(self, outcome: Outcome, rejection: Rejection, now: float) -> None:
         """While ``opening`` the verdict waits for the sink: what was admitted ends in a fact."""
-        if self.state is _S.OPENING:
+        if self.state is states.OPENING:
             self._pending_end = self._pending_end or (outcome, rejection)
         else:
             self._fail(outcome, rejection, now)
 
     def _fail(self, outcome: Outcome, rejection: Rejection, now: float) -> None:
         """Answers where no head is out yet, cuts where one is, and concludes."""
-        if self.state is _S.DRAINING:
+        if self.state is states.DRAINING:
             outcome = Outcome.CLIENT_ABORT
-        elif self.state is _S.RESPONDING:
+        elif self.state is states.RESPONDING:
             self.must_close = True
             self._out.append(CutResponse())
         else:
@@ -191,12 +182,12 @@ class ExchangeBase:
         authorized, request, response = self._authorized, self.inbound, self.outbound
         assert authorized is not None
         assert request is not None
-        reached = self.state > _S.ADMITTED
-        if response.meter is not None and outcome is not Outcome.COMPLETE:
+        reached = self.state > states.ADMITTED
+        if response.meter is not None and outcome is not COMPLETE:
             response.meter.finish(False)
-        if self._leg is not Leg.RELEASED:
+        if self._leg is not leg.RELEASED:
             self._release(reusable=False)
-        self._move(_E.CONCLUDE)
+        self._move(states.CONCLUDE)
         if self._record is None:
             self.gateway.stats.count_byo(authorized.route.provider, response.status)
         else:
@@ -213,7 +204,7 @@ class ExchangeBase:
             outcome = fact.outcome
             self._out.insert(0, EmitFact(fact))
             self.gateway.stats.count_fact(fact)
-        if outcome is not Outcome.COMPLETE:
+        if outcome is not COMPLETE:
             self._log(outcome, now, why)
         if authorized.caller is not None and self._owner is not None:
             self.gateway.unregister(self._owner, authorized.caller)

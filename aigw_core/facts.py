@@ -28,6 +28,10 @@ class Outcome(StrEnum):
     GATEWAY_LOST = "gateway_lost"
 
 
+COMPLETE: Final = Outcome.COMPLETE
+"""The one outcome that is looked at for every exchange; as in states.py."""
+
+
 @dataclass(slots=True)
 class OpenRecord:
     """What is known at admission: enough to write the fact of an exchange whose process died."""

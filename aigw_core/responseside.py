@@ -12,6 +12,7 @@ from aigw_core.usage.meter import Meter
 from aigw_core.usage.request import RequestBody
 from aigw_core.wires import Wire
 
+_OPAQUE: Final = Wire.OPAQUE
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
 METER_FEED_MAX: Final = 262_144
@@ -52,7 +53,7 @@ class ResponseSide:
     ) -> ResponseHead:
         """The provider's final head as the caller gets it; starts metering and masking for managed callers."""
         self.upstream_status = head.status
-        self._opaque = authorized.route.wire is Wire.OPAQUE
+        self._opaque = authorized.route.wire is _OPAQUE
         key = pool_key_of(authorized)
         framing = self._start_meter(head, authorized, body)
         out = downstream_response_head(head, framing, request_id, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aigw_core.auth import Authorized
-from aigw_core.facts import OpenRecord, Outcome, UsageFact
+from aigw_core.facts import COMPLETE, OpenRecord, Outcome, UsageFact
 from aigw_core.headers import Headers
 from aigw_core.usage.meter import Meter, UsageStatus
 
@@ -25,6 +25,8 @@ _ID_HEADERS: Final = (
 _ID_MAX: Final = 256
 """Characters of an upstream request id that are kept."""
 
+_REFUSED: Final = Outcome.REFUSED
+_NO_USAGE: Final = UsageStatus.NONE
 _ENDED_BY_OTHERS = frozenset({Outcome.CLIENT_ABORT, Outcome.UPSTREAM_ABORT, Outcome.TIMEOUT, Outcome.GATEWAY_CUT})
 
 
@@ -64,8 +66,8 @@ def final_outcome(outcome: Outcome, meter: Meter | None, upstream_status: int | 
     it; an error status read to its end, or a 200 that carried only an error event, is the provider's error.
     """
     if meter is not None and meter.terminal and outcome in _ENDED_BY_OTHERS:
-        outcome = Outcome.COMPLETE
-    if outcome is Outcome.COMPLETE:
+        outcome = COMPLETE
+    if outcome is COMPLETE:
         failed = upstream_status is not None and upstream_status >= 400
         if failed or (meter is not None and meter.error_only):
             return Outcome.UPSTREAM_ERROR
@@ -85,7 +87,7 @@ def settle(
 ) -> UsageFact:
     """The fact of an exchange that is over; times in monotonic seconds."""
     body, meter, wire = request.body, response.meter, authorized.route.wire
-    fact = UsageFact(record, final_outcome(outcome, meter, response.upstream_status), UsageStatus.NONE)
+    fact = UsageFact(record, final_outcome(outcome, meter, response.upstream_status), _NO_USAGE)
     fact.duration_ms = int((now - started_at) * 1000)
     if response.ttft_at is not None:
         fact.ttft_ms = int((response.ttft_at - started_at) * 1000)
@@ -97,7 +99,7 @@ def settle(
     fact.upstream_request_id = response.upstream_id
     fact.request_bytes = request.sent
     fact.response_bytes = response.relayed
-    if not reached_provider or fact.outcome is Outcome.REFUSED:
+    if not reached_provider or fact.outcome is _REFUSED:
         return fact
     if meter is None and response.upstream_status is None and wire.billable:
         # Nothing was answered, yet the provider may bill what it has read.

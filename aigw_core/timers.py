@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 NEVER = float("inf")
 
@@ -21,6 +22,20 @@ class Timer(IntEnum):
     READ = 8
     STREAM_IDLE = 9
     USAGE_DRAIN = 10
+
+
+# As in states.py: a look-up on the enum class costs 165 ns in CPython 3.11, one in this module 10.
+CLIENT_HEAD: Final = Timer.CLIENT_HEAD
+CLIENT_WRITE: Final = Timer.CLIENT_WRITE
+KEEPALIVE: Final = Timer.KEEPALIVE
+LINGER: Final = Timer.LINGER
+CLIENT_BODY: Final = Timer.CLIENT_BODY
+OPENING: Final = Timer.OPENING
+CONNECT: Final = Timer.CONNECT
+UPSTREAM_WRITE: Final = Timer.UPSTREAM_WRITE
+READ: Final = Timer.READ
+STREAM_IDLE: Final = Timer.STREAM_IDLE
+USAGE_DRAIN: Final = Timer.USAGE_DRAIN
 
 
 class Timers:
@@ -48,7 +63,7 @@ class Timers:
 
     def clear_exchange(self) -> None:
         """Clears every timer that belongs to one exchange."""
-        self.at[Timer.CLIENT_BODY :] = _EXCHANGE_CLEARED
+        self.at[CLIENT_BODY:] = _EXCHANGE_CLEARED
 
     def clear_all(self) -> None:
         self.at = [NEVER] * len(Timer)
@@ -75,4 +90,4 @@ class Timers:
         self.wake_at = min(self.at)
 
 
-_EXCHANGE_CLEARED = [NEVER] * (len(Timer) - Timer.CLIENT_BODY)
+_EXCHANGE_CLEARED = [NEVER] * (len(Timer) - CLIENT_BODY)

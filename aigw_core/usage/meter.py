@@ -18,6 +18,7 @@ from aigw_core.usage.strip import HELD_MAX, EventStrip
 from aigw_core.usage.tokens import server_tool_calls
 from aigw_core.wires import Wire
 
+_OPAQUE: Final = Wire.OPAQUE
 _BLANKS_AND_BOM: Final = b" \t\r\n\xef\xbb\xbf"
 _JSON_STARTS: Final = b"{["
 _EVENT_STARTS: Final = b":deir"
@@ -32,6 +33,12 @@ class UsageStatus(StrEnum):
     ABSENT = "absent"
     UNPARSED = "unparsed"
     NONE = "none"
+
+
+# As in states.py.
+_FINAL: Final = UsageStatus.FINAL
+_PARTIAL: Final = UsageStatus.PARTIAL
+_ABSENT: Final = UsageStatus.ABSENT
 
 
 @dataclass(slots=True)
@@ -102,7 +109,7 @@ class Meter:
     def response_head(self, status: int, content_type: bytes, content_encoding: bytes) -> None:
         """The final response head: its status and the values of two fields, empty where absent."""
         self._status = status
-        if self._wire is Wire.OPAQUE:
+        if self._wire is _OPAQUE:
             return
         self.event_stream = content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
         if status >= 400:
@@ -182,7 +189,7 @@ class Meter:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
             self._state_usage(result, reader.usage)
-        if status is UsageStatus.PARTIAL or status is UsageStatus.ABSENT:
+        if status is _PARTIAL or status is _ABSENT:
             result.estimate = self._estimate()
         return result
 
@@ -207,10 +214,10 @@ class Meter:
         ended = reader.terminal or closed or (self._finished and self._clean)
         if reader.usage is not None:
             settled = reader.settled if document is None else closed
-            return UsageStatus.FINAL if ended and settled else UsageStatus.PARTIAL
+            return _FINAL if ended and settled else _PARTIAL
         if not 200 <= self._status < 300 or self.error_only:
-            return UsageStatus.NONE if self._status else UsageStatus.ABSENT
-        return UsageStatus.UNPARSED if ended and self._unreadable() else UsageStatus.ABSENT
+            return UsageStatus.NONE if self._status else _ABSENT
+        return UsageStatus.UNPARSED if ended and self._unreadable() else _ABSENT
 
     def _unreadable(self) -> bool:
         """Whether something came that could have stated numbers, and could not be read."""

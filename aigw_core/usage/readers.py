@@ -326,15 +326,18 @@ class MessagesReader(Reader):
             self.settled = True
 
 
+_READERS: Final[dict[Wire, type[Reader]]] = {
+    Wire.CHAT_COMPLETIONS: ChatReader,
+    Wire.COMPLETIONS: ChatReader,
+    Wire.RESPONSES: ResponsesReader,
+    Wire.RESPONSES_COMPACT: ResponsesReader,
+    Wire.MESSAGES: MessagesReader,
+}
+
+
 def reader_for(wire: Wire, profile: UsageProfile) -> Reader:
     """The reader of a wire's answers. Wires that are not billable get one that finds no usage."""
-    if wire is Wire.CHAT_COMPLETIONS or wire is Wire.COMPLETIONS:
-        return ChatReader(profile)
-    if wire is Wire.RESPONSES or wire is Wire.RESPONSES_COMPACT:
-        return ResponsesReader(profile)
-    if wire is Wire.MESSAGES:
-        return MessagesReader(profile)
-    return Reader(profile)
+    return _READERS.get(wire, Reader)(profile)
 
 
 def states_twice(data: bytes) -> bool:

@@ -41,6 +41,9 @@ from aigw_core.usage.textsize import TextSize, names_media
 
 __all__ = ["BodyRules", "IncludeUsage", "RequestBody", "RequestFault"]
 
+_INJECT: Final = IncludeUsage.INJECT
+_REQUIRE: Final = IncludeUsage.REQUIRE
+
 HOLD_MAX: Final = 65_536
 """Bytes held for one undecided `stream_options`, and the longest value of a member that a rule reads."""
 
@@ -141,7 +144,7 @@ class RequestBody:
         short = not chunked and (declared_length or 0) <= rules.collect_max
         self.collecting = self._active and (short or self._fault is not None)
         """Nothing may be sent, not even the head, before end() has returned."""
-        self._splices = rules.include_usage is IncludeUsage.INJECT and not self._encoded
+        self._splices = rules.include_usage is _INJECT and not self._encoded
         self.forward_length = declared_length
         """The Content-Length to send; None: chunked. For a collected body it is exact once end() returned."""
         if self._splices and not self.collecting and declared_length is not None:
@@ -399,12 +402,12 @@ class RequestBody:
 
     def _judge(self) -> None:
         mode = self._rules.include_usage
-        if mode is IncludeUsage.REQUIRE and self.streaming and not self.client_asked_usage:
+        if mode is _REQUIRE and self.streaming and not self.client_asked_usage:
             raise struck(
                 'Streamed chat completions need `"stream_options": {"include_usage": true}` here.', "stream_options"
             )
         self._judge_model()
-        if mode is not IncludeUsage.INJECT or not self._lacks_usage:
+        if mode is not _INJECT or not self._lacks_usage:
             return
         if self._encoded:
             raise unreadable(

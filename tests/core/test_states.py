@@ -8,6 +8,7 @@ from itertools import product
 
 import pytest
 
+from aigw_core import states
 from aigw_core.errors import LocalProtocolError
 from aigw_core.states import (
     CONNECTION_TABLE,
@@ -47,7 +48,7 @@ CONNECTION = {
     (C.EXCHANGE, V.NEXT): C.IDLE,
     (C.EXCHANGE, V.DISCARD): C.DISCARDING,
     (C.EXCHANGE, V.LINGER): C.LINGERING,
-    (C.EXCHANGE, V.DETACH): C.DETACHED,
+    (C.EXCHANGE, V.LEAVE): C.DETACHED,
     (C.EXCHANGE, V.CLOSE): C.DONE,
     (C.DISCARDING, V.NEXT): C.IDLE,
     (C.DISCARDING, V.LINGER): C.LINGERING,
@@ -118,3 +119,8 @@ def test_the_rules_that_the_tables_promise() -> None:
     assert {event for state, event in EXCHANGE if EXCHANGE[state, event] is S.ENDED and state >= S.ADMITTED} == {
         E.CONCLUDE
     }, "from admission on the only end is the one that emits the fact"
+
+
+@pytest.mark.parametrize("members", [S, E, C, V], ids=lambda one: one.__name__)
+def test_every_member_stands_in_the_module_under_its_name(members: type[IntEnum]) -> None:
+    assert all(getattr(states, member.name) is member for member in members)

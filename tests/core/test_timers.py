@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aigw_core import timers
 from aigw_core.timers import NEVER, Timer, Timers
 
 TIMES = st.integers(0, 20).map(float)
@@ -103,3 +104,7 @@ def test_against_a_dict(steps: list[tuple[str, Timer, float]]) -> None:
         assert deadline is None or model[deadline[1]] == deadline[0]
         assert timers.wake_at <= (NEVER if earliest is None else earliest), "a driver never sleeps too long"
         assert {name for name in Timer if timers.is_set(name)} == set(model)
+
+
+def test_every_timer_stands_in_the_module_under_its_name() -> None:
+    assert all(getattr(timers, timer.name) is timer for timer in Timer)
