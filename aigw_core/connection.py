@@ -19,6 +19,7 @@ from aigw_core.effects import (
 )
 from aigw_core.errors import RemoteProtocolError
 from aigw_core.exchange import Exchange
+from aigw_core.headers import says_close
 from aigw_core.http1.bodies import LengthReader, reader_for
 from aigw_core.http1.heads import find_head_end
 from aigw_core.http1.upstream import ResponseReader
@@ -162,8 +163,7 @@ class Connection(ConnectionBase):
         self._move(states.REQUEST)
         self._request = head
         self._body_reader = reader_for(head.framing)
-        headers = head.headers
-        if head.http_1_0 or (b"connection" in headers.first and b"close" in headers.tokens(b"connection")):
+        if head.http_1_0 or says_close(head.headers):
             self._close_after = True
         exchange = self._exchange = Exchange(
             self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt

@@ -44,7 +44,7 @@ def find_credential(headers: Headers, target: bytes) -> Credential | Rejection |
     """
     managed: bytes | None = None
     byo: list[bytes] = []
-    for lower, _, value in headers.fields:
+    for lower, _, value, _, _ in headers.fields:
         if lower in CREDENTIAL_HEADERS:
             token = _bearer(value) if lower == b"authorization" else value
             if token is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from aigw_core.auth import Authorized
 from aigw_core.credentials import CREDENTIAL_HEADERS
-from aigw_core.headers import DROPPED_PREFIXES, Field, Headers, hop_by_hop_of
+from aigw_core.headers import DROPPED_PREFIXES, HOP_BY_HOP, Field, Headers, hop_by_hop_of, make_field
 from aigw_core.messages import Chunked, Framing, Length, NoBody, RequestHead, ResponseHead
 from aigw_core.policy import Policy
 from aigw_core.routing import speaks_anthropic
 
-_IDENTITY: Field = (b"accept-encoding", b"accept-encoding", b"identity")
+_IDENTITY: Field = make_field(b"accept-encoding", b"identity")
+_CHUNKED: Field = make_field(b"Transfer-Encoding", b"chunked")
 _REWRITTEN = frozenset({b"host", b"content-length", b"anthropic-beta"})
 _NEVER_FORWARDED = frozenset({b"expect"})
 _MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | {b"accept-encoding"}
@@ -25,6 +27,9 @@ class _Known:
     policy: Policy
     head: RequestHead
     length_at: int
+    before: bytes
+    """The lines in front of the digits of Content-Length."""
+    after: bytes
 
 
 def upstream_request_head(head: RequestHead, authorized: Authorized, policy: Policy, framing: Framing) -> RequestHead:
@@ -34,14 +39,22 @@ def upstream_request_head(head: RequestHead, authorized: Authorized, policy: Pol
         return _upstream_request_head(head, authorized, policy, framing)
     known = notes.forwarding
     if isinstance(known, _Known) and known.policy is policy:
-        fields = known.head.headers.fields.copy()
-        lower, name, _ = fields[known.length_at]
-        fields[known.length_at] = (lower, name, b"%d" % framing.n)
-        return RequestHead(known.head.method, known.head.target, Headers(fields), framing)
+        same = known.head
+        headers = Headers.lazy(partial(_with_length, known, framing.n))
+        lines = b"%b%d%b" % (known.before, framing.n, known.after)
+        return RequestHead(same.method, same.target, headers, framing, lines=lines)
     forwarded = _upstream_request_head(head, authorized, policy, framing)
-    length_at = [lower for lower, _, _ in forwarded.headers.fields].index(b"content-length")
-    notes.forwarding = _Known(policy, forwarded, length_at)
+    fields = forwarded.headers.fields
+    at = [field[0] for field in fields].index(b"content-length")
+    before = Headers(fields[:at]).lines() + fields[at][1] + b": "
+    notes.forwarding = _Known(policy, forwarded, at, before, b"\r\n" + Headers(fields[at + 1 :]).lines())
     return forwarded
+
+
+def _with_length(known: _Known, n: int) -> list[Field]:
+    fields = known.head.headers.fields.copy()
+    fields[known.length_at] = make_field(fields[known.length_at][1], b"%d" % n)
+    return fields
 
 
 def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Policy, framing: Framing) -> RequestHead:
@@ -52,21 +65,21 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
         dropped = dropped | _MANAGED_ONLY_DROPPED | policy.managed_drop_headers
     out: list[Field] = []
     for field in head.headers.fields:
-        lower, name, value = field
+        lower, name, value, _, _ = field
         if lower in dropped or lower.startswith(DROPPED_PREFIXES):
             continue
         if lower in _REWRITTEN:
             if lower == b"host":
-                field = (lower, name, host[2])
+                field = make_field(name, host[2])
             elif lower == b"content-length":
                 if not isinstance(framing, Length):
                     continue
-                field = (lower, name, b"%d" % framing.n)
+                field = make_field(name, b"%d" % framing.n)
             elif managed:
                 betas = _kept_betas(value, policy.managed_drop_betas)
                 if betas is None:
                     continue
-                field = (lower, name, betas)
+                field = make_field(name, betas)
         out.append(field)
     first = head.headers.first
     if b"host" not in first:
@@ -76,9 +89,9 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
         out.append(credential)
         out.append(_IDENTITY)
     if isinstance(framing, Chunked):
-        out.append((b"transfer-encoding", b"Transfer-Encoding", b"chunked"))
+        out.append(_CHUNKED)
     elif isinstance(framing, Length) and b"content-length" not in first:
-        out.append((b"content-length", b"Content-Length", b"%d" % framing.n))
+        out.append(make_field(b"Content-Length", b"%d" % framing.n))
     return RequestHead(head.method, authorized.route.target, Headers(out), framing)
 
 
@@ -92,8 +105,8 @@ def _upstream_fields(authorized: Authorized, policy: Policy) -> tuple[Field, Fie
     if provider.pool_key is not None:
         scheme = provider.messages_auth_scheme if messages else None
         name, value = (scheme or provider.auth_scheme).header(provider.pool_key.reveal())
-        credential = (name.lower(), name, value)
-    fields = ((b"host", b"Host", provider.origin.authority.encode()), credential)
+        credential = make_field(name, value)
+    fields = (make_field(b"Host", provider.origin.authority.encode()), credential)
     policy.upstream_fields[provider.name, messages] = fields
     return fields
 
@@ -118,9 +131,9 @@ def _relayed(head: ResponseHead, dropped: frozenset[bytes], pool_key: bytes | No
     """Reason phrase and fields of a provider's head; ``pool_key`` is overwritten where the provider echoes it."""
     fields = [f for f in head.headers.fields if f[0] not in dropped and not f[0].startswith(DROPPED_PREFIXES)]
     reason = head.reason
-    if pool_key is not None and pool_key in b"\n".join([reason, *[value for _, _, value in fields]]):
+    if pool_key is not None and pool_key in b"\n".join([reason, *[field[2] for field in fields]]):
         stars = b"*" * len(pool_key)
-        fields = [(lower, name, value.replace(pool_key, stars)) for lower, name, value in fields]
+        fields = [make_field(name, value.replace(pool_key, stars)) for _, name, value, _, _ in fields]
         reason = reason.replace(pool_key, stars)
     return reason, fields
 
@@ -130,10 +143,17 @@ def downstream_response_head(
 ) -> ResponseHead:
     """The provider's final head as the caller gets it."""
     dropped = hop_by_hop_of(head.headers)
-    if not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204):
+    lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
+    if lengthless and b"content-length" in head.headers.first:
         dropped = dropped | _LENGTH
+    own = make_field(b"x-aigw-request-id", request_id.encode())
+    if dropped is HOP_BY_HOP:
+        lines = head.headers.relayed_lines()
+        if pool_key is None or not (pool_key in lines or pool_key in head.reason):
+            headers = Headers.lazy(lambda: [*_relayed(head, dropped, None)[1], own])
+            return ResponseHead(head.status, head.reason, headers, framing, lines=lines + own[3])
     reason, fields = _relayed(head, dropped, pool_key)
-    fields.append((b"x-aigw-request-id", b"x-aigw-request-id", request_id.encode()))
+    fields.append(own)
     return ResponseHead(head.status, reason, Headers(fields), framing)
 
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
+from typing import Any, Final
 
-Field = tuple[bytes, bytes, bytes]
-"""(lower-case name, name as received, value without surrounding SP and HTAB)."""
+Field = tuple[bytes, bytes, bytes, bytes, bytes]
+"""(lower-case name, name as received, value without surrounding SP and HTAB, line as written, line as relayed).
+
+The last one is empty where the field never crosses from one side to the other, whatever the message: what
+crosses of a head that needs no other change is then simply joined.
+"""
+
+_NAME_AND_VALUE: Final = itemgetter(0, 2)
+_LINE: Final = itemgetter(3)
+_RELAYED_LINE: Final = itemgetter(4)
+
+
+def make_field(name: bytes, value: bytes) -> Field:
+    """A field out of a valid name and value."""
+    lower = name.lower()
+    line = b"%b: %b\r\n" % (name, value)
+    return lower, name, value, line, b"" if never_crosses(lower) else line
 
 
 class Headers:
@@ -16,32 +32,49 @@ class Headers:
     Both are read directly where it matters: look-ups outnumber messages by ten to one and nearly all miss.
     """
 
-    __slots__ = ("fields", "first", "repeated")
+    __slots__ = ("_make", "fields", "first", "repeated")
 
+    fields: list[Field]
     first: dict[bytes, bytes]
     repeated: bool
+    _make: Callable[[], list[Field]]
 
-    def __init__(self, fields: list[Field], first: dict[bytes, bytes] | None = None) -> None:
+    def __init__(self, fields: list[Field]) -> None:
         self.fields = fields
-        if first is not None:
-            self.first = first
-            self.repeated = len(first) != len(fields)
 
     def __getattr__(self, name: str) -> Any:
-        # Heads that are only written need no index, so it is made when a slot is found empty.
+        # Heads that are only written need no index, and some no list: each is made when its slot is found empty.
+        if name == "fields":
+            self.fields = self._make()
+            return self.fields
         if name not in ("first", "repeated"):
             raise AttributeError(name)
-        self.first = {lower: value for lower, _, value in reversed(self.fields)}
+        self.first = dict(map(_NAME_AND_VALUE, reversed(self.fields)))
         self.repeated = len(self.first) != len(self.fields)
         return self.first if name == "first" else self.repeated
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
         """From (name, value) pairs as ASGI, h11 and h2 give them."""
-        return cls([(name.lower(), name, value) for name, value in pairs])
+        return cls([make_field(name, value) for name, value in pairs])
+
+    @classmethod
+    def lazy(cls, make: Callable[[], list[Field]]) -> Headers:
+        """Fields that are made when somebody looks: a relayed head is mostly just written."""
+        headers = cls.__new__(cls)
+        headers._make = make
+        return headers
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return ((name, value) for _, name, value in self.fields)
+        return ((field[1], field[2]) for field in self.fields)
+
+    def lines(self) -> bytes:
+        """Every field, as it is written in a head."""
+        return b"".join(map(_LINE, self.fields))
+
+    def relayed_lines(self) -> bytes:
+        """The same of the fields that cross, as far as their names decide."""
+        return b"".join(map(_RELAYED_LINE, self.fields))
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -53,7 +86,7 @@ class Headers:
 
     def __repr__(self) -> str:
         # Names only: values may hold credentials.
-        return f"Headers({[lower.decode('latin-1') for lower, _, _ in self.fields]})"
+        return f"Headers({[field[0].decode('latin-1') for field in self.fields]})"
 
     def get(self, lower: bytes) -> bytes | None:
         """The first value under a lower-case name, or None."""
@@ -68,16 +101,16 @@ class Headers:
             return []
         if not self.repeated:
             return [value]
-        return [value for name, _, value in self.fields if name == lower]
+        return [field[2] for field in self.fields if field[0] == lower]
 
     def tokens(self, lower: bytes) -> list[bytes]:
         """The comma-separated, lower-cased members of every line under a name (RFC 9110 §5.6.1)."""
         out: list[bytes] = []
         if lower not in self.first:
             return out
-        for name, _, value in self.fields:
-            if name == lower:
-                for part in value.split(b","):
+        for field in self.fields:
+            if field[0] == lower:
+                for part in field[2].split(b","):
                     token = part.strip(b" \t").lower()
                     if token:
                         out.append(token)
@@ -103,6 +136,8 @@ HOP_BY_HOP = frozenset(
 _NOMINATES_NOTHING = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close", b"Close"})
 """What nearly every ``Connection`` says, if anything."""
 
+_KEEPS = frozenset({b"keep-alive", b"Keep-Alive"})
+
 _NEVER_NOMINATED = frozenset(
     {b"content-length", b"host", b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"content-encoding"}
 )
@@ -110,6 +145,11 @@ _NEVER_NOMINATED = frozenset(
 OWN_PREFIX = b"x-aigw-"
 DROPPED_PREFIXES = (OWN_PREFIX, b"proxy-")
 """Fields that never cross: ours are made by us only, ``Proxy-*`` speak to the next proxy."""
+
+
+def never_crosses(lower: bytes) -> bool:
+    """Whether a field of that name stays on its side of the gateway, in every message."""
+    return lower in HOP_BY_HOP or lower.startswith(DROPPED_PREFIXES)
 
 
 def hop_by_hop_of(headers: Headers) -> frozenset[bytes]:
@@ -123,3 +163,11 @@ def hop_by_hop_of(headers: Headers) -> frozenset[bytes]:
     nominated = headers.tokens(b"connection")
     extra = [n for n in nominated if n not in _NEVER_NOMINATED and not n.startswith(OWN_PREFIX)]
     return HOP_BY_HOP.union(extra)
+
+
+def says_close(headers: Headers) -> bool:
+    """Whether ``Connection`` ends the connection after this message (RFC 9112 §9.6)."""
+    value = headers.first.get(b"connection")
+    if value is None or (value in _KEEPS and not headers.repeated):
+        return False
+    return b"close" in headers.tokens(b"connection")

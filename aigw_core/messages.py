@@ -53,6 +53,8 @@ class RequestHead:
     framing: Framing
     http_1_0: bool = False
     notes: HeadNotes | None = field(default=None, repr=False, compare=False)
+    lines: bytes | None = field(default=None, repr=False, compare=False)
+    """The header fields as they are written, where that is known already."""
 
 
 @dataclass(slots=True)
@@ -64,3 +66,5 @@ class ResponseHead:
     headers: Headers
     framing: Framing
     http_1_0: bool = False
+    lines: bytes | None = field(default=None, repr=False, compare=False)
+    """As of a request."""

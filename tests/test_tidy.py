@@ -41,6 +41,7 @@ PURE: Final = frozenset(
         "dataclasses",
         "enum",
         "functools",
+        "operator",
         "hashlib",
         "hmac",
         "importlib",

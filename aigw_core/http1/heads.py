@@ -7,10 +7,10 @@ parsers read differently is how requests are smuggled.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Any, Final
 
 from aigw_core.errors import RemoteProtocolError
-from aigw_core.headers import Field, Headers
+from aigw_core.headers import Field, Headers, never_crosses
 from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
 
 HEAD_MAX: Final = 65_536
@@ -28,7 +28,7 @@ _LINE_CACHE_MAX: Final = 2_048
 """Whole lines remembered. Half of what a head says was said by the one before: 2.6 µs a head instead of 4.8."""
 _LINE_CACHED_SIZE_MAX: Final = 192
 _RECURRING: Final = frozenset(
-    b"host user-agent accept accept-encoding accept-language content-type connection keep-alive server vary via"
+    b"date host user-agent accept accept-encoding accept-language content-type connection keep-alive server vary via"
     b" cache-control transfer-encoding anthropic-version anthropic-beta openai-version openai-organization"
     b" x-stainless-arch x-stainless-async x-stainless-lang x-stainless-os x-stainless-package-version"
     b" x-stainless-read-timeout x-stainless-retry-count x-stainless-runtime x-stainless-runtime-version"
@@ -73,29 +73,29 @@ def parse_fields(lines: list[bytes]) -> Headers:
     """
     if len(lines) > FIELDS_MAX:
         raise RemoteProtocolError("There are too many header fields.", 431)
-    fields: list[Field] = []
-    first: dict[bytes, bytes] = {}
-    known = _names
-    seen = _seen_lines
-    for line in lines:
-        field = seen.get(line)
-        if field is None:
-            name, colon, value = line.partition(b":")
-            if not colon:
-                raise RemoteProtocolError("A header line has no colon.")
-            lower = known.get(name)
-            if lower is None:
-                lower = _lower_name(name)
-            field = (lower, name, value.strip(b" \t"))
-            if lower in _RECURRING and len(line) <= _LINE_CACHED_SIZE_MAX:
-                if len(seen) >= _LINE_CACHE_MAX:
-                    seen.clear()
-                seen[line] = field
-        fields.append(field)
-        lower = field[0]
-        if lower not in first:
-            first[lower] = field[2]
-    return Headers(fields, first)
+    fields: list[Any] = list(map(_seen_lines.get, lines))
+    if None in fields:
+        for at, field in enumerate(fields):
+            if field is None:
+                fields[at] = _parse_field(lines[at])
+    return Headers(fields)
+
+
+def _parse_field(line: bytes) -> Field:
+    name, colon, value = line.partition(b":")
+    if not colon:
+        raise RemoteProtocolError("A header line has no colon.")
+    lower = _names.get(name)
+    if lower is None:
+        lower = _lower_name(name)
+    value = value.strip(b" \t")
+    written = b"%b: %b\r\n" % (name, value)
+    field = (lower, name, value, written, b"" if never_crosses(lower) else written)
+    if lower in _RECURRING and len(line) <= _LINE_CACHED_SIZE_MAX:
+        if len(_seen_lines) >= _LINE_CACHE_MAX:
+            _seen_lines.clear()
+        _seen_lines[line] = field
+    return field
 
 
 def split_lines(block: bytes, what: str = "head") -> list[bytes]:

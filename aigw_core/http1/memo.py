@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from aigw_core.headers import Headers
+from aigw_core.headers import Headers, make_field
 from aigw_core.http1.heads import parse_request_head
 from aigw_core.messages import HeadNotes, Length, RequestHead
 
@@ -48,9 +48,10 @@ class HeadMemo:
 
     def _with_length(self, known: RequestHead, digits: bytes) -> RequestHead:
         fields = known.headers.fields.copy()
-        lower, name, _ = fields[self._field_at]
-        fields[self._field_at] = (lower, name, digits)
-        headers = Headers(fields, {**known.headers.first, lower: digits})
+        field = fields[self._field_at] = make_field(fields[self._field_at][1], digits)
+        headers = Headers(fields)
+        headers.first = {**known.headers.first, field[0]: digits}
+        headers.repeated = known.headers.repeated
         return RequestHead(known.method, known.target, headers, Length(int(digits)), known.http_1_0, known.notes)
 
     def _remember(self, block: bytes, head: RequestHead) -> RequestHead:
@@ -59,7 +60,7 @@ class HeadMemo:
             found = _LENGTH.search(block)
             assert found is not None, "the parser saw one Content-Length"
             self._before, self._after = block[: found.start(1)], block[found.end(1) :]
-            self._field_at = [lower for lower, _, _ in head.headers.fields].index(b"content-length")
+            self._field_at = [field[0] for field in head.headers.fields].index(b"content-length")
         self._size = len(block)
         head.notes = HeadNotes()
         self._head = head

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from aigw_core.errors import RemoteProtocolError
+from aigw_core.headers import says_close
 from aigw_core.http1.bodies import BodyReader, UntilCloseReader, reader_for
 from aigw_core.http1.heads import find_head_end, parse_response_head
 from aigw_core.messages import ResponseHead
@@ -63,11 +64,8 @@ class ResponseReader:
         if head.status >= 200:
             self.in_body = True
             self._body = reader_for(head.framing)
-            headers = head.headers
-            persistent = headers.first.get(b"connection", b"keep-alive") == b"keep-alive" and not headers.repeated
-            closes = not persistent and b"close" in headers.tokens(b"connection")
-            self.reusable = not (head.http_1_0 or closes)
-            if b"keep-alive" in headers.first:
+            self.reusable = not (head.http_1_0 or says_close(head.headers))
+            if b"keep-alive" in head.headers.first:
                 self.keep_alive = _keep_alive(head)
         return head
 

@@ -9,18 +9,14 @@ LAST_CHUNK = b"0\r\n\r\n"
 
 def request_head_bytes(head: RequestHead) -> bytes:
     """Always HTTP/1.1, whatever the caller spoke: the version is a property of the hop (RFC 9110 §2.5)."""
-    out = [b"%b %b HTTP/1.1\r\n" % (head.method, head.target)]
-    out += [b"%b: %b\r\n" % (name, value) for _, name, value in head.headers.fields]
-    out.append(b"\r\n")
-    return b"".join(out)
+    lines = head.lines if head.lines is not None else head.headers.lines()
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (head.method, head.target, lines)
 
 
 def response_head_bytes(head: ResponseHead, framing_lines: bytes = b"\r\n") -> bytes:
     """``framing_lines``: whole lines about this hop, and the blank line that ends the head."""
-    out = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
-    out += [b"%b: %b\r\n" % (name, value) for _, name, value in head.headers.fields]
-    out.append(framing_lines)
-    return b"".join(out)
+    lines = head.lines if head.lines is not None else head.headers.lines()
+    return b"HTTP/1.1 %d %b\r\n%b%b" % (head.status, head.reason, lines, framing_lines)
 
 
 def chunk(data: bytes) -> bytes:

@@ -24,7 +24,7 @@ from aigw_core.effects import (
 from aigw_core.errors import LocalProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
-from aigw_core.headers import Headers
+from aigw_core.headers import Headers, make_field
 from aigw_core.messages import CHUNKED, NO_BODY, Length, RequestHead, ResponseHead
 from aigw_core.states import ExchangeState
 from aigw_core.timers import Timer
@@ -163,7 +163,7 @@ def test_abandon_is_idempotent() -> None:
 
 def test_expect_is_answered_once_admitted() -> None:
     head = request_head()
-    head.headers.fields.append((b"expect", b"Expect", b"100-continue"))
+    head.headers.fields.append(make_field(b"Expect", b"100-continue"))
     exchange = Exchange(make_gateway())
     effects = exchange.request_head(head, 0.0)
     assert SendInformational not in kinds(effects)

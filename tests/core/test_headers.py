@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigw_core.headers import HOP_BY_HOP, Headers, hop_by_hop_of
+from aigw_core.headers import HOP_BY_HOP, Field, Headers, hop_by_hop_of, make_field, never_crosses, says_close
 
 PAIRS = [(b"X-A", b"1"), (b"x-B", b""), (b"X-a", b"2, 3"), (b"X-C", b"4")]
 
@@ -14,7 +14,7 @@ PAIRS = [(b"X-A", b"1"), (b"x-B", b""), (b"X-a", b"2, 3"), (b"X-C", b"4")]
 def test_order_case_duplicates_and_values_are_kept() -> None:
     headers = Headers.of(PAIRS)
     assert list(headers) == PAIRS
-    assert headers.fields == [
+    assert [field[:3] for field in headers.fields] == [
         (b"x-a", b"X-A", b"1"),
         (b"x-b", b"x-B", b""),
         (b"x-a", b"X-a", b"2, 3"),
@@ -125,3 +125,45 @@ def test_connection_nominates() -> None:
 def test_a_nomination_strips_nothing_that_the_other_side_relies_on(name: bytes) -> None:
     """CVE-2025-48865: a peer that nominates framing, Host or credentials would remove them for the next hop."""
     assert name.lower() not in hop_by_hop_of(Headers.of([(b"Connection", name)]))
+
+
+def test_fields_are_written_as_lines_in_their_order() -> None:
+    assert Headers.of(PAIRS).lines() == b"X-A: 1\r\nx-B: \r\nX-a: 2, 3\r\nX-C: 4\r\n"
+
+
+@pytest.mark.parametrize("name", [*sorted(HOP_BY_HOP), b"x-aigw-request-id", b"proxy-anything"])
+def test_what_never_crosses_is_written_and_not_relayed(name: bytes) -> None:
+    assert never_crosses(name)
+    headers = Headers.of([(b"A", b"1"), (name.title(), b"2"), (b"B", b"3")])
+    assert headers.lines() == b"A: 1\r\n" + name.title() + b": 2\r\nB: 3\r\n"
+    assert headers.relayed_lines() == b"A: 1\r\nB: 3\r\n"
+
+
+def test_lazy_fields_are_made_once_when_somebody_looks() -> None:
+    made: list[int] = []
+
+    def make() -> list[Field]:
+        made.append(1)
+        return [make_field(b"A", b"1"), make_field(b"a", b"2")]
+
+    headers = Headers.lazy(make)
+    assert made == []
+    assert (headers.first, headers.repeated, headers.lines()) == ({b"a": b"1"}, True, b"A: 1\r\na: 2\r\n")
+    assert headers == Headers.of([(b"A", b"1"), (b"a", b"2")])
+    assert made == [1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "closes"),
+    [
+        ([], False),
+        ([(b"Connection", b"keep-alive")], False),
+        ([(b"Connection", b"Keep-Alive")], False),
+        ([(b"Connection", b"close")], True),
+        ([(b"Connection", b"upgrade, CLOSE")], True),
+        ([(b"Connection", b"keep-alive"), (b"connection", b"close")], True),
+        ([(b"Connection", b"keep-alive"), (b"A", b"close"), (b"a", b"close")], False),
+    ],
+)
+def test_close_is_said_on_any_line(pairs: list[tuple[bytes, bytes]], closes: bool) -> None:
+    assert says_close(Headers.of(pairs)) is closes

@@ -293,7 +293,7 @@ def test_a_request_keeps_order_case_duplicates_and_values(
     assert rest == behind
     assert (head.method, head.target, head.http_1_0) == (b"POST", b"/v1/x", False)
     assert head.framing == Length(3)
-    assert head.headers.fields == [
+    assert [field[:3] for field in head.headers.fields] == [
         (b"host", b"Host", b"gateway"),
         (b"x-b", b"X-b", b"1"),
         (b"x-a", b"x-A", b"2 3"),
@@ -308,7 +308,7 @@ def test_a_response_keeps_order_case_duplicates_and_values() -> None:
     lines = [b"Set-Cookie: a", b"set-cookie:b", b"X: ", b"SET-COOKIE: \xff", b"Content-Length: 3"]
     read = read_head(single_bytes(response(*lines) + END + b"abc"), response_to(b"GET"))
     assert isinstance(read, tuple)
-    assert read[0].headers.fields == [
+    assert [field[:3] for field in read[0].headers.fields] == [
         (b"set-cookie", b"Set-Cookie", b"a"),
         (b"set-cookie", b"set-cookie", b"b"),
         (b"x", b"X", b""),
