@@ -203,11 +203,11 @@ def _recognised(usage: dict[str, object] | None) -> dict[str, object] | None:
     return kept
 
 
+# ASCII escapes keep lone surrogates, which providers do send, encodable.
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
 def _dumps(row: dict[str, object]) -> bytes:
-    # ASCII escapes keep lone surrogates, which providers do send, encodable.
     return _encoder.encode(row).encode("ascii")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
@@ -49,10 +49,10 @@ class ExchangeLog:
 class Stats:
     """Counters since the process started; label sets are bounded by configuration, never by callers."""
 
-    requests: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    byo: dict[tuple[str, str], int] = field(default_factory=dict)
-    rejections: dict[str, int] = field(default_factory=dict)
-    tokens: dict[tuple[str, str], int] = field(default_factory=dict)
+    requests: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    byo: Counter[tuple[str, str]] = field(default_factory=Counter)
+    rejections: Counter[str] = field(default_factory=Counter)
+    tokens_by_provider: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     connect_failures: int = 0
     retries: int = 0
     connections_total: int = 0
@@ -60,18 +60,24 @@ class Stats:
 
     def count_fact(self, fact: UsageFact) -> None:
         opened = fact.opened
-        key = (opened.provider, opened.wire, fact.outcome)
-        self.requests[key] = self.requests.get(key, 0) + 1
-        for token_class, n in (fact.tokens or {}).items():
-            token_key = (opened.provider, token_class)
-            self.tokens[token_key] = self.tokens.get(token_key, 0) + n
+        self.requests[opened.provider, opened.wire, fact.outcome] += 1
+        tokens = fact.tokens
+        if tokens:
+            counted = self.tokens_by_provider[opened.provider]
+            for token_class in tokens:
+                counted[token_class] += tokens[token_class]
+
+    @property
+    def tokens(self) -> dict[tuple[str, str], int]:
+        """Tokens by provider and class."""
+        counted = self.tokens_by_provider.items()
+        return {(provider, token_class): n for provider, tokens in counted for token_class, n in tokens.items()}
 
     def count_rejection(self, reason: str) -> None:
-        self.rejections[reason] = self.rejections.get(reason, 0) + 1
+        self.rejections[reason] += 1
 
     def count_byo(self, provider: str, status: int | None) -> None:
-        key = (provider, "none" if status is None else f"{status // 100}xx")
-        self.byo[key] = self.byo.get(key, 0) + 1
+        self.byo[provider, "none" if status is None else f"{status // 100}xx"] += 1
 
 
 class Gateway:

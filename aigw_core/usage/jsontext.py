@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from math import isfinite, isnan
+from types import NoneType
 from typing import Final
 
 DEPTH_MAX: Final = 32
@@ -80,16 +81,18 @@ def storable(members: dict[str, object]) -> dict[str, object]:
     return {name: _storable(value, DEPTH_MAX - 1) for name, value in members.items()}
 
 
+_COUNTER_KINDS: Final[frozenset[type]] = frozenset({int})
+_PLAIN_KINDS: Final[frozenset[type]] = frozenset({int, str, NoneType, dict})
+
+
 def _is_plain(members: dict[str, object]) -> bool:
     """Counters and texts, and objects of counters: what nearly every usage object is made of."""
-    for value in members.values():
-        if isinstance(value, dict):
-            for count in value.values():
-                if type(count) is not int:
-                    return False
-        elif type(value) is not int and type(value) is not str and value is not None:
-            return False
-    return True
+    kinds = set(map(type, members.values()))
+    if dict in kinds:
+        for value in members.values():
+            if type(value) is dict and not _COUNTER_KINDS.issuperset(map(type, value.values())):
+                return False
+    return kinds <= _PLAIN_KINDS
 
 
 def _encodes(values: Iterable[object], depth: int) -> bool:
