@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from aigw_core import states, timers
 from aigw_core.connection_base import LINGER_MAX, ConnectionBase
 from aigw_core.denyset import DenyReason
@@ -13,21 +11,17 @@ from aigw_core.effects import (
     ConnectFailure,
     Effect,
     EmitFact,
-    ExchangeEffect,
     ReleaseUpstream,
     VoidFact,
 )
 from aigw_core.errors import RemoteProtocolError
-from aigw_core.exchange import Exchange
+from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.headers import says_close
 from aigw_core.http1.bodies import LengthReader, reader_for
 from aigw_core.http1.heads import find_head_end
 from aigw_core.http1.upstream import ResponseReader
 from aigw_core.messages import RequestHead, ResponseHead
 from aigw_core.timers import NEVER, Timer
-
-if TYPE_CHECKING:
-    pass
 
 
 class Connection(ConnectionBase):
@@ -97,7 +91,7 @@ class Connection(ConnectionBase):
             return self._take()
         state = self._state
         if state is states.EXCHANGE and self._body_reader is not None:
-            self._read_body(data, now, [])
+            self._read_body(data, now)
         elif state is states.LINGERING:
             self._discarded += len(data)
             if self._discarded > LINGER_MAX:
@@ -153,10 +147,16 @@ class Connection(ConnectionBase):
         self._move(states.REQUEST)
         self._close_after = True
         self._request = None
-        exchange = self._exchange = Exchange(
-            self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt
+        exchange = self._new_exchange()
+        exchange.request_malformed(error, now)
+        self._settle(exchange, now)
+
+    def _new_exchange(self) -> ExchangeMachine:
+        self._cut = False
+        exchange = self._exchange = ExchangeMachine(
+            self._gateway, self, owner=self, timers=self._timers, last_attempt=self._last_attempt
         )
-        self._carry(exchange.request_malformed(error, now), now)
+        return exchange
 
     def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
         self._timers.at[timers.CLIENT_HEAD] = NEVER
@@ -165,31 +165,29 @@ class Connection(ConnectionBase):
         self._body_reader = reader_for(head.framing)
         if head.http_1_0 or says_close(head.headers):
             self._close_after = True
-        exchange = self._exchange = Exchange(
-            self._gateway, owner=self, timers=self._timers, last_attempt=self._last_attempt
-        )
+        exchange = self._new_exchange()
         reader = self._body_reader
         if reader is None or (isinstance(reader, LengthReader) and reader.remaining <= len(rest)):
             # The whole request is there, as nearly always.
             size = 0 if reader is None else reader.remaining
             self._body_reader = None
             self._buffer += rest[size:]
-            self._carry(exchange.request(head, rest[:size], now), now)
+            exchange.request(head, rest[:size], now)
+            self._settle(exchange, now)
             return
-        effects = exchange.request_head(head, now)
+        exchange.request_head(head, now)
         if rest and not exchange.ended:
-            self._read_body(rest, now, effects)
+            self._read_body(rest, now)
         else:
             self._skip_body(rest)
-            self._carry(effects, now)
+            self._settle(exchange, now)
 
     def _skip_body(self, data: bytes) -> None:
         """What came with the head counts before the decision whether a refused request's connection is kept."""
         if isinstance(self._body_reader, LengthReader):
             self._body_reader.feed(data)
 
-    def _read_body(self, data: bytes, now: float, effects: list[ExchangeEffect]) -> None:
-        """Feeds body bytes; ``effects`` are those that come first in the same batch."""
+    def _read_body(self, data: bytes, now: float) -> None:
         reader, exchange = self._body_reader, self._exchange
         assert reader is not None
         assert exchange is not None
@@ -199,17 +197,18 @@ class Connection(ConnectionBase):
             self._body_reader = None
             self._close_after = True
             if error.payload:
-                effects += exchange.request_body(error.payload, now)
-            self._carry(effects + exchange.request_broken(error, now), now)
+                exchange.request_body(error.payload, now)
+            exchange.request_broken(error, now)
+            self._settle(exchange, now)
             return
         if payload:
-            effects += exchange.request_body(payload, now)
+            exchange.request_body(payload, now)
         if rest is not None:
             self._body_reader = None
-            effects += exchange.request_end(now)
+            exchange.request_end(now)
             if not self._close_after:
                 self._buffer += rest
-        self._carry(effects, now)
+        self._settle(exchange, now)
 
     def _discard(self, now: float) -> None:
         reader = self._body_reader
@@ -246,10 +245,10 @@ class Connection(ConnectionBase):
         exchange = self._exchange
         assert exchange is not None
         self._body_reader = None
-        effects = exchange.downstream_lost(now)
+        exchange.downstream_lost(now)
         # From here on nothing is said downstream, whether the exchange drains or is over.
         self._move(states.LEAVE)
-        self._carry(effects, now)
+        self._settle(exchange, now)
         self._down.clear()
 
     def downstream_blocked(self, now: float) -> list[Effect]:
@@ -275,11 +274,17 @@ class Connection(ConnectionBase):
     def upstream_connected(self, attempt: int, reused: bool, now: float) -> list[Effect]:
         """A connection for the attempt; ``reused`` if it comes from the pool."""
         exchange = self._exchange
-        return [] if exchange is None else self._follow(exchange.upstream_connected(attempt, reused, now), now)
+        if exchange is None:
+            return []
+        exchange.upstream_connected(attempt, reused, now)
+        return self._follow(exchange, now)
 
     def upstream_failed(self, attempt: int, failure: ConnectFailure, now: float) -> list[Effect]:
         exchange = self._exchange
-        return [] if exchange is None else self._follow(exchange.upstream_failed(attempt, failure, now), now)
+        if exchange is None:
+            return []
+        exchange.upstream_failed(attempt, failure, now)
+        return self._follow(exchange, now)
 
     def receive_upstream(self, attempt: int, data: bytes, now: float) -> list[Effect]:
         """Bytes from the provider, or ``b""`` for EOF."""
@@ -291,19 +296,24 @@ class Connection(ConnectionBase):
             return self._take()
         if reader is None:
             # Bytes that nobody asked for (response-queue poisoning): this connection is worthless.
-            self._carry(exchange.upstream_broken(attempt, now), now)
+            exchange.upstream_broken(attempt, now)
+            self._settle(exchange, now)
             return self._take()
         try:
             self._read_response(exchange, reader, attempt, data, now)
         except RemoteProtocolError:
-            self._carry(exchange.upstream_broken(attempt, now), now)
+            exchange.upstream_broken(attempt, now)
+            self._settle(exchange, now)
         if self._buffer:
             self._advance(now)
         return self._take()
 
-    def _read_response(self, exchange: Exchange, reader: ResponseReader, attempt: int, data: bytes, now: float) -> None:
+    def _read_response(
+        self, exchange: ExchangeMachine, reader: ResponseReader, attempt: int, data: bytes, now: float
+    ) -> None:
         if reader.in_body:
-            self._carry(self._response_body(exchange, reader, attempt, reader.body(data), now), now)
+            self._response_body(exchange, reader, attempt, reader.body(data), now)
+            self._settle(exchange, now)
             return
         reader.push(data)
         while self._upstream is reader and (head := reader.head()) is not None:
@@ -311,44 +321,45 @@ class Connection(ConnectionBase):
             if head.status >= 200:
                 self._begin_response(exchange, reader, attempt, head, now)
                 return
-            self._carry(exchange.response_head(attempt, head, now), now)
+            exchange.response_head(attempt, head, now)
+            self._settle(exchange, now)
             if exchange.ended:
                 return
 
     def _begin_response(
-        self, exchange: Exchange, reader: ResponseReader, attempt: int, head: ResponseHead, now: float
+        self, exchange: ExchangeMachine, reader: ResponseReader, attempt: int, head: ResponseHead, now: float
     ) -> None:
         payload, over = reader.first_body()
         if over and not reader.broken:
             self._upstream = None
-            effects = exchange.response(attempt, head, payload, now, reusable=reader.reusable)
+            exchange.response(attempt, head, payload, now, reusable=reader.reusable)
         else:
-            effects = exchange.response_head(attempt, head, now)
-            effects += self._response_body(exchange, reader, attempt, (payload, over), now)
-        self._carry(effects, now)
+            exchange.response_head(attempt, head, now)
+            self._response_body(exchange, reader, attempt, (payload, over), now)
+        self._settle(exchange, now)
 
     def _response_body(
-        self, exchange: Exchange, reader: ResponseReader, attempt: int, read: tuple[bytes, bool], now: float
-    ) -> list[ExchangeEffect]:
+        self, exchange: ExchangeMachine, reader: ResponseReader, attempt: int, read: tuple[bytes, bool], now: float
+    ) -> None:
         """What was well-formed is relayed, even where the framing breaks right behind it."""
         payload, over = read
-        effects = exchange.response_body(attempt, payload, now) if payload else []
+        if payload:
+            exchange.response_body(attempt, payload, now)
         if exchange.ended:
-            return effects
+            return
         if reader.broken:
-            effects += exchange.upstream_broken(attempt, now)
+            exchange.upstream_broken(attempt, now)
         elif over:
             self._upstream = None
-            effects += exchange.response_end(attempt, now, reusable=reader.reusable)
-        return effects
+            exchange.response_end(attempt, now, reusable=reader.reusable)
 
-    def _upstream_eof(self, exchange: Exchange, reader: ResponseReader | None, attempt: int, now: float) -> None:
+    def _upstream_eof(self, exchange: ExchangeMachine, reader: ResponseReader | None, attempt: int, now: float) -> None:
         self._upstream = None
         if reader is not None and reader.until_close:
-            self._carry(exchange.response_end(attempt, now, reusable=False, by_close=True), now)
+            exchange.response_end(attempt, now, reusable=False, by_close=True)
         else:
-            answered = reader is not None and reader.answered
-            self._carry(exchange.upstream_lost(attempt, now, answered=answered), now)
+            exchange.upstream_lost(attempt, now, answered=reader is not None and reader.answered)
+        self._settle(exchange, now)
         self._advance(now)
 
     def upstream_lost(self, attempt: int, error: bool, now: float) -> list[Effect]:
@@ -360,8 +371,8 @@ class Connection(ConnectionBase):
             self._upstream_eof(exchange, reader, attempt, now)
         else:
             self._upstream = None
-            answered = reader is not None and reader.answered
-            self._carry(exchange.upstream_lost(attempt, now, answered=answered), now)
+            exchange.upstream_lost(attempt, now, answered=reader is not None and reader.answered)
+            self._settle(exchange, now)
             self._advance(now)
         return self._take()
 
@@ -380,12 +391,18 @@ class Connection(ConnectionBase):
     def fact_opened(self, fact_id: str, now: float) -> list[Effect]:
         """The sink accepted the open record."""
         exchange = self._exchange
-        return [] if exchange is None else self._follow(exchange.fact_opened(fact_id, now), now)
+        if exchange is None:
+            return []
+        exchange.fact_opened(fact_id, now)
+        return self._follow(exchange, now)
 
     def fact_refused(self, fact_id: str, now: float) -> list[Effect]:
         """The sink has no room for the record."""
         exchange = self._exchange
-        return [] if exchange is None else self._follow(exchange.fact_refused(fact_id, now), now)
+        if exchange is None:
+            return []
+        exchange.fact_refused(fact_id, now)
+        return self._follow(exchange, now)
 
     def tick(self, now: float) -> list[Effect]:
         """Runs every timer that is due."""
@@ -408,14 +425,16 @@ class Connection(ConnectionBase):
         elif timer is timers.CLIENT_BODY and state is states.DISCARDING:
             self._linger(now)
         elif self._exchange is not None:
-            self._carry(self._exchange.on_timer(timer, now), now)
+            self._exchange.on_timer(timer, now)
+            self._settle(self._exchange, now)
 
     def _write_timeout(self, now: float) -> None:
         """The caller does not read: whatever is queued will never arrive."""
-        if self._exchange is not None and self._state is states.EXCHANGE:
-            effects = self._exchange.on_timer(timers.CLIENT_WRITE, now)
+        exchange = self._exchange
+        if exchange is not None and self._state is states.EXCHANGE:
+            exchange.on_timer(timers.CLIENT_WRITE, now)
             self._move(states.LEAVE)
-            self._carry(effects, now)
+            self._settle(exchange, now)
             self._down.clear()
             self._out.append(CloseDownstream(Close.ABORT))
         elif self._state is not states.DONE:
@@ -425,7 +444,8 @@ class Connection(ConnectionBase):
         """Ends a running exchange; a connection without one is closed."""
         self._close_after = True
         if self._state in (states.EXCHANGE, states.DETACHED) and self._exchange is not None:
-            self._carry(self._exchange.cut(reason, now), now)
+            self._exchange.cut(reason, now)
+            self._settle(self._exchange, now)
         elif self._state is states.LINGERING:
             self._finish()
         elif self._state is not states.DONE:
@@ -442,19 +462,20 @@ class Connection(ConnectionBase):
 
     def abandon(self, now: float) -> list[Effect]:
         """For the driver's ``finally``: the EmitFact or VoidFact still due, and what to release. Idempotent."""
-        effects: list[Effect] = []
+        self._out.clear()
         if self._exchange is not None:
-            due = self._exchange.abandon(now)
-            effects += [e for e in due if isinstance(e, EmitFact | VoidFact | ReleaseUpstream)]
+            self._exchange.abandon(now)
+        due: list[Effect] = [
+            effect for effect in self._out if isinstance(effect, EmitFact | VoidFact | ReleaseUpstream)
+        ]
         self._finish()
         self._down.clear()
         self._up.clear()
         self._out.clear()
-        return effects
+        return due
 
-    def _follow(self, effects: list[ExchangeEffect], now: float) -> list[Effect]:
-        if effects:
-            self._carry(effects, now)
-            if self._buffer:
-                self._advance(now)
+    def _follow(self, exchange: ExchangeMachine, now: float) -> list[Effect]:
+        self._settle(exchange, now)
+        if self._buffer:
+            self._advance(now)
         return self._take()

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aigw_core import states, timers
 from aigw_core.effects import (
     Close,
     CloseDownstream,
     Connect,
-    CutResponse,
     Effect,
     EmitFact,
-    ExchangeEffect,
     OpenFact,
     ReleaseUpstream,
     SendDownstream,
-    SendInformational,
-    SendRequestBody,
-    SendRequestEnd,
-    SendRequestHead,
-    SendResponseBody,
-    SendResponseEnd,
-    SendResponseHead,
     SendUpstream,
     VoidFact,
 )
-from aigw_core.exchange import Exchange
+from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.http1.bodies import BodyReader, LengthReader
 from aigw_core.http1.memo import HeadMemo
 from aigw_core.http1.upstream import ResponseReader
 from aigw_core.http1.writing import LAST_CHUNK, chunk, request_head_bytes, response_head_bytes
-from aigw_core.messages import Chunked, RequestHead
+from aigw_core.messages import Chunked, RequestHead, ResponseHead
 from aigw_core.states import CONNECTION_TABLE, ConnectionEvent, ConnectionState
 from aigw_core.timers import Timer, Timers
 
@@ -46,8 +36,14 @@ LINGER_MAX: Final = 1_048_576
 """Bytes dropped while lingering, so that the caller gets to read our answer instead of a reset."""
 
 
+_CARRYING: Final = (states.EXCHANGE, states.DETACHED)
+
+
 class ConnectionBase:
-    """The state of one connection and its output; :class:`aigw_core.connection.Connection` adds the inputs."""
+    """The state of one connection and its output; :class:`aigw_core.connection.Connection` adds the inputs.
+
+    It is the port of its exchange, so the methods named like effects are called by that alone.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -56,6 +52,7 @@ class ConnectionBase:
         "_chunked_downstream",
         "_chunked_upstream",
         "_close_after",
+        "_cut",
         "_discarded",
         "_down",
         "_downstream_blocked",
@@ -67,7 +64,6 @@ class ConnectionBase:
         "_memo",
         "_out",
         "_request",
-        "_response_open",
         "_searched",
         "_state",
         "_timers",
@@ -89,14 +85,15 @@ class ConnectionBase:
         self._memo = HeadMemo()
         self._request: RequestHead | None = None
         self._body_reader: BodyReader | None = None
-        self._exchange: Exchange | None = None
+        self._exchange: ExchangeMachine | None = None
         self._upstream: ResponseReader | None = None
         self._keep_alive: float | None = None
         self._last_attempt = 0
         self._close_after = False
         self._chunked_downstream = False
         self._chunked_upstream = False
-        self._response_open = False
+        self._cut = False
+        """The response ended before it was complete, which must be seen."""
         self._downstream_blocked = False
         self._discarded = 0
         self._eof = False
@@ -117,7 +114,7 @@ class ConnectionBase:
     @property
     def busy(self) -> bool:
         """An exchange runs."""
-        return self._state in (states.EXCHANGE, states.DETACHED)
+        return self._state in _CARRYING
 
     @property
     def deadline(self) -> tuple[float, Timer] | None:
@@ -139,76 +136,74 @@ class ConnectionBase:
     def wants_upstream(self) -> bool:
         return not self._downstream_blocked or self._state is states.DETACHED
 
-    # From exchange effects to bytes
+    # The port: what the exchange says, as bytes and effects
 
-    def _carry(self, effects: list[ExchangeEffect], now: float) -> None:
-        """Translates; then, if the exchange is over, decides what becomes of the connection."""
-        cut = False
-        for effect in effects:
-            if type(effect) is SendResponseBody:
-                # By far the most frequent one: an event of a stream.
-                self._down.append(chunk(effect.data) if self._chunked_downstream else effect.data)
-            elif type(effect) is CutResponse:
-                cut = True
-            else:
-                _TRANSLATE[type(effect)](self, effect)
-        exchange = self._exchange
-        if self._up and exchange is not None:
-            up, self._up = self._up, []
-            if not exchange.ended:
-                self._out.append(SendUpstream(exchange.attempt, up[0] if len(up) == 1 else b"".join(up)))
-        if exchange is not None and exchange.ended and self._state in (states.EXCHANGE, states.DETACHED):
-            self._after_exchange(exchange, cut, now)
-
-    def _pass(self, effect: OpenFact | VoidFact | Connect) -> None:
+    def open_fact(self, effect: OpenFact) -> None:
         self._out.append(effect)
 
-    def _emit_fact(self, effect: EmitFact) -> None:
+    def end_fact(self, effect: EmitFact | VoidFact) -> None:
         self._out.insert(0, effect)
 
-    def _release_upstream(self, effect: ReleaseUpstream) -> None:
+    def connect(self, effect: Connect) -> None:
+        self._out.append(effect)
+
+    def release_upstream(self, effect: ReleaseUpstream) -> None:
         if self._keep_alive is not None:
             effect.idle_timeout = min(effect.idle_timeout, self._keep_alive)
         self._upstream = None
         self._out.append(effect)
 
-    def _send_request_body(self, effect: SendRequestBody) -> None:
-        self._up.append(chunk(effect.data) if self._chunked_upstream else effect.data)
+    def request_head(self, attempt: int, head: RequestHead) -> None:  # noqa: ARG002  # as the port has it
+        self._chunked_upstream = isinstance(head.framing, Chunked)
+        self._upstream = ResponseReader(head.method)
+        self._keep_alive = None
+        self._up.append(request_head_bytes(head))
 
-    def _send_request_end(self, _: SendRequestEnd) -> None:
+    def request_body(self, attempt: int, data: bytes) -> None:  # noqa: ARG002
+        self._up.append(chunk(data) if self._chunked_upstream else data)
+
+    def request_end(self, attempt: int) -> None:  # noqa: ARG002
         if self._chunked_upstream:
             self._up.append(LAST_CHUNK)
 
-    def _send_response_end(self, _: SendResponseEnd) -> None:
-        if self._chunked_downstream:
-            self._down.append(LAST_CHUNK)
+    def informational(self, head: ResponseHead) -> None:
+        self._down.append(response_head_bytes(head))
 
-    def _send_informational(self, effect: SendInformational) -> None:
-        self._down.append(response_head_bytes(effect.head))
-
-    def _send_request_head(self, effect: SendRequestHead) -> None:
-        self._chunked_upstream = isinstance(effect.head.framing, Chunked)
-        self._upstream = ResponseReader(effect.head.method)
-        self._keep_alive = None
-        self._up.append(request_head_bytes(effect.head))
-
-    def _send_response_head(self, effect: SendResponseHead) -> None:
+    def response_head(self, head: ResponseHead, close: bool) -> None:
         """Re-makes the transfer framing; HTTP/1.0 knows only the end of the connection (RFC 9112 §6.3)."""
-        head, request = effect.head, self._request
+        request = self._request
         lines = b"\r\n"
         self._chunked_downstream = False
-        self._response_open = True
         if isinstance(head.framing, Chunked):
             if request is not None and request.http_1_0:
                 self._close_after = True
             else:
                 self._chunked_downstream = True
                 lines = b"Transfer-Encoding: chunked\r\n\r\n"
-        if effect.close or self._gateway.draining or (self._body_reader is not None and not self._may_continue()):
+        if close or self._gateway.draining or (self._body_reader is not None and not self._may_continue()):
             self._close_after = True
         if self._close_after:
             lines = b"Connection: close\r\n" + lines
         self._down.append(response_head_bytes(head, lines))
+
+    def response_body(self, data: bytes) -> None:
+        self._down.append(chunk(data) if self._chunked_downstream else data)
+
+    def response_end(self) -> None:
+        if self._chunked_downstream:
+            self._down.append(LAST_CHUNK)
+
+    def cut_response(self) -> None:
+        self._cut = True
+
+    def _settle(self, exchange: ExchangeMachine, now: float) -> None:
+        """After each input of the exchange: what goes upstream, and, if it is over, what becomes of the connection."""
+        if self._up:
+            up, self._up = self._up, []
+            if not exchange.ended:
+                self._out.append(SendUpstream(exchange.attempt, up[0] if len(up) == 1 else b"".join(up)))
+        if exchange.ended and self._state in _CARRYING:
+            self._after_exchange(exchange, now)
 
     def _may_continue(self) -> bool:
         """Whether the rest of the request, if any, is bounded enough to be dropped."""
@@ -220,12 +215,12 @@ class ConnectionBase:
         waits_for_100 = b"100-continue" in request.headers.tokens(b"expect") and not exchange.continue_sent
         return isinstance(reader, LengthReader) and reader.remaining <= DISCARD_MAX and not waits_for_100
 
-    def _after_exchange(self, exchange: Exchange, cut: bool, now: float) -> None:
+    def _after_exchange(self, exchange: ExchangeMachine, now: float) -> None:
         self._last_attempt = exchange.attempt
         self._upstream = None
         if self._state is states.DETACHED:
             self._finish()
-        elif cut or not exchange.outbound.begun:
+        elif self._cut or not exchange.outbound.begun:
             self._abort()
         elif self._close_after:
             self._linger(now)
@@ -285,19 +280,3 @@ class ConnectionBase:
             self._flush_down()
         out, self._out = self._out, []
         return out
-
-
-_TRANSLATE: dict[type[ExchangeEffect], Callable[[ConnectionBase, Any], None]] = {
-    OpenFact: ConnectionBase._pass,
-    VoidFact: ConnectionBase._pass,
-    Connect: ConnectionBase._pass,
-    EmitFact: ConnectionBase._emit_fact,
-    ReleaseUpstream: ConnectionBase._release_upstream,
-    SendRequestHead: ConnectionBase._send_request_head,
-    SendRequestBody: ConnectionBase._send_request_body,
-    SendRequestEnd: ConnectionBase._send_request_end,
-    SendInformational: ConnectionBase._send_informational,
-    SendResponseHead: ConnectionBase._send_response_head,
-    SendResponseEnd: ConnectionBase._send_response_end,
-}
-"""Each method takes the effect type of its key, which the type of a dict cannot say."""

@@ -1,497 +1,211 @@
-"""One request and its response, as parsed HTTP: admission, guards, header rewriting, metering, the fact.
-
-:class:`Exchange` is the machine for people who have HTTP parsed already (ASGI, h11, h2).
-:class:`aigw_core.connection.Connection` wraps it for people with bytes and states the rules of driving.
-"""
+"""One request and its response, for people who have HTTP parsed already (ASGI, h11, h2)."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aigw_core import leg, states, timers
-from aigw_core.auth import Admitted, Refused, authorize, check_deny, denied_rejection
-from aigw_core.denyset import DenyReason
-from aigw_core.effects import (
-    ConnectFailure,
-    ExchangeEffect,
-    OpenFact,
-    ReleaseUpstream,
-    SendInformational,
-    SendRequestBody,
-    SendRequestEnd,
-    SendRequestHead,
-    SendResponseBody,
-    SendResponseEnd,
-    SendResponseHead,
-)
-from aigw_core.errors import LocalProtocolError, Reason, Rejection, RemoteProtocolError, rejection_of
-from aigw_core.exchange_base import CONNECT_RETRIES_MAX, ExchangeBase
-from aigw_core.facts import COMPLETE, Outcome
-from aigw_core.forwarding import informational_head, upstream_request_head
-from aigw_core.headers import Headers
-from aigw_core.messages import NO_BODY, RequestHead, ResponseHead
-from aigw_core.policy import OnClientAbort
-from aigw_core.requestside import RequestSide
-from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
-from aigw_core.settlement import open_record
-from aigw_core.timers import NEVER, Timer
-from aigw_core.usage.request import RequestFault
+from aigw_core.effects import ConnectFailure, ExchangeEffect
+from aigw_core.exchange_machine import ExchangeMachine
+from aigw_core.port import EffectPort
+from aigw_core.states import ExchangeState
+from aigw_core.timers import Timer, Timers
 
 if TYPE_CHECKING:
-    pass
+    from aigw_core.denyset import DenyReason
+    from aigw_core.errors import RemoteProtocolError
+    from aigw_core.gateway import Cuttable, Gateway
+    from aigw_core.messages import RequestHead, ResponseHead
 
-_CONTINUE = ResponseHead(100, b"Continue", Headers([]), NO_BODY)
 
-
-class Exchange(ExchangeBase):
+class Exchange:
     """The machine of one exchange.
 
     Every input takes ``now`` (monotonic seconds, never backwards) and returns the effects it causes, in the
     order in which they are to be carried out. Peer input never raises; misuse raises LocalProtocolError.
-    The control inputs mean what :class:`~aigw_core.connection.Connection` says of them.
+    The control inputs mean what :class:`~aigw_core.connection.Connection` says of them, which is the same
+    machine for people with bytes and states the rules of driving.
     """
 
-    __slots__ = ()
+    __slots__ = ("__weakref__", "_machine", "_port")
+
+    def __init__(
+        self, gateway: Gateway, *, owner: Cuttable | None = None, timers: Timers | None = None, last_attempt: int = 0
+    ) -> None:
+        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        self._port = EffectPort()
+        self._machine = ExchangeMachine(
+            gateway,
+            self._port,
+            owner=owner,
+            timers=timers if timers is not None else Timers(),
+            last_attempt=last_attempt,
+        )
+
+    # What a driver reads
+
+    @property
+    def id(self) -> str:
+        """Made when the request head is complete; ``""`` before."""
+        return self._machine.id
+
+    @property
+    def state(self) -> ExchangeState:
+        return self._machine.state
+
+    @property
+    def attempt(self) -> int:
+        """The number of the latest upstream attempt."""
+        return self._machine.attempt
+
+    @property
+    def ended(self) -> bool:
+        return self._machine.ended
+
+    @property
+    def must_close(self) -> bool:
+        """The connection below must not carry another exchange."""
+        return self._machine.must_close
+
+    @property
+    def wants_request_body(self) -> bool:
+        """Advice: what was read already is accepted."""
+        return self._machine.wants_request_body
+
+    @property
+    def deadline(self) -> tuple[float, Timer] | None:
+        """The earliest timer and its name; reading it changes nothing."""
+        return self._machine.timers.deadline
+
+    # The request
 
     def request_head(self, head: RequestHead, now: float) -> list[ExchangeEffect]:
         """The head of the request; authorizes it."""
-        self._take_request_head(head, now)
-        return self._take()
-
-    def request(self, head: RequestHead, body: bytes, now: float) -> list[ExchangeEffect]:
-        """A request that is there whole: head, body and end in one input."""
-        self._take_request_head(head, now)
-        if self.state is not states.ENDED and body:
-            self._take_request_body(body, now)
-        self._take_request_end(now)
-        return self._take()
-
-    def _take_request_head(self, head: RequestHead, now: float) -> None:
-        if self.inbound is not None:
-            raise LocalProtocolError("an exchange has one request head")
-        request = self.inbound = RequestSide(head)
-        self._started_at = now
-        gateway = self.gateway
-        wall_ms = gateway.clock.wall_ms(now)
-        self.id = gateway.ids.make(wall_ms)
-        decision = authorize(head, self._policy, gateway, now)
-        if isinstance(decision, Refused):
-            self._dialect = decision.dialect
-            self._reject_new(decision.rejection, now)
-            return
-        self._authorized = decision
-        self._dialect = decision.route.dialect
-        gateway.active += 1
-        if decision.caller is None:
-            self._move(states.ADMIT)
-            self._admitted = Admitted(decision, None, None)
-            self._connect(now)
-            self._after_admission(request, now)
-        else:
-            request.judge_by(decision, self._policy)
-            self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
-            self._move(states.AUTHORIZE)
-            self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
-            self._out.append(OpenFact(self._record))
-            self._connect(now)
+        self._machine.request_head(head, now)
+        return self._port.take()
 
     def request_malformed(self, error: RemoteProtocolError, now: float) -> list[ExchangeEffect]:
         """There is no request head to be had: answer and close."""
-        self._started_at = now
-        self.id = self.gateway.new_id(now)
-        self.must_close = True
-        self._reject_new(rejection_of(error), now)
-        return self._take()
-
-    def _reject_new(self, rejection: Rejection, now: float) -> None:
-        self._move(states.REJECT)
-        self._refused(rejection, now)
+        self._machine.request_malformed(error, now)
+        return self._port.take()
 
     def request_body(self, data: bytes, now: float) -> list[ExchangeEffect]:
         """Bytes of the request body, transfer framing removed."""
-        self._take_request_body(data, now)
-        return self._take()
-
-    def _take_request_body(self, data: bytes, now: float) -> None:
-        request = self.inbound
-        if request is None:
-            raise LocalProtocolError("a body needs a head")
-        if request.stopped or self.state >= states.DRAINING:
-            return
-        request.received += len(data)
-        if self.state is not states.OPENING:
-            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
-        if request.received > self._policy.max_request_bytes:
-            self._fault(request, Rejection(Reason.TOO_LARGE), now)
-        elif self._flowing(request):
-            self._pass_body(request, data, now)
-        else:
-            request.hold(data)
+        self._machine.request_body(data, now)
+        return self._port.take()
 
     def request_end(self, now: float) -> list[ExchangeEffect]:
         """The request body is complete; also to be called for a request without one."""
-        self._take_request_end(now)
-        return self._take()
+        self._machine.request_end(now)
+        return self._port.take()
 
-    def _take_request_end(self, now: float) -> None:
-        request = self.inbound
-        if request is None or request.done:
-            raise LocalProtocolError("a request ends once, after its head")
-        request.done = True
-        self.timers.at[timers.CLIENT_BODY] = NEVER
-        if not request.stopped and self.state < states.DRAINING and self._flowing(request):
-            self._finish_body(request, now)
+    def request(self, head: RequestHead, body: bytes, now: float) -> list[ExchangeEffect]:
+        """A request that is there whole: head, body and end in one input."""
+        self._machine.request(head, body, now)
+        return self._port.take()
 
     def request_broken(self, error: RemoteProtocolError, now: float) -> list[ExchangeEffect]:
         """The framing of the request body is broken; nothing after it can be read."""
-        request = self.inbound
-        self.must_close = True
-        if request is not None and not request.stopped and self.state < states.DRAINING:
-            self._fault(request, rejection_of(error), now)
-        return self._take()
-
-    def _flowing(self, request: RequestSide) -> bool:
-        """Body bytes need not be held: they go upstream, or into a collected body."""
-        return self.state is states.REQUESTING or (self.state is states.ADMITTED and request.collecting)
-
-    def _pass_body(self, request: RequestSide, data: bytes, now: float) -> None:
-        try:
-            piece = request.feed(data)
-        except RequestFault as fault:
-            self._fault(request, fault.rejection, now)
-            return
-        if piece:
-            request.sent += len(piece)
-            self._out.append(SendRequestBody(self.attempt, piece))
-
-    def _pass_held(self, request: RequestSide, now: float) -> None:
-        for data in request.take_held():
-            if not request.stopped:
-                self._pass_body(request, data, now)
-
-    def _finish_body(self, request: RequestSide, now: float) -> None:
-        try:
-            rest = request.finish()
-        except RequestFault as fault:
-            self._fault(request, fault.rejection, now)
-            return
-        if self.state is states.ADMITTED:
-            request.ready = rest
-            self._try_start(request, now)
-        else:
-            self._send_end(request, rest, now)
-
-    def _send_end(self, request: RequestSide, rest: bytes, now: float) -> None:
-        if rest:
-            request.sent += len(rest)
-            self._out.append(SendRequestBody(self.attempt, rest))
-        self._out.append(SendRequestEnd(self.attempt))
-        self.timers.set(timers.READ, now + self._policy.timeouts.read)
-
-    def _fault(self, request: RequestSide, rejection: Rejection, now: float) -> None:
-        """A body that strikes a rule. Rules strike after admission: before it, the verdict waits."""
-        request.stopped = True
-        self._end_now_or_later(Outcome.REFUSED, rejection, now)
+        self._machine.request_broken(error, now)
+        return self._port.take()
 
     def fact_opened(self, fact_id: str, now: float) -> list[ExchangeEffect]:
         """The sink holds the open record: admitted."""
-        authorized, request = self._authorized, self.inbound
-        if fact_id != self.id or self.state is not states.OPENING or authorized is None or request is None:
-            return []
-        self.timers.at[timers.OPENING] = NEVER
-        self._move(states.ADMIT)
-        self._admitted = Admitted(authorized, fact_id, self.id)
-        if authorized.caller is not None and self._owner is not None:
-            self.gateway.register(self._owner, authorized.caller)
-        if self._pending_end is not None:
-            self._fail(*self._pending_end, now)
-        else:
-            self._after_admission(request, now)
-        return self._take()
+        self._machine.fact_opened(fact_id, now)
+        return self._port.take()
 
     def fact_refused(self, fact_id: str, now: float) -> list[ExchangeEffect]:
         """The sink has no room: nobody is served whose usage could not be recorded."""
-        if fact_id == self.id and self.state is states.OPENING:
-            self._end_opening(Rejection(Reason.NO_LEDGER), now)
-        return self._take()
-
-    def _after_admission(self, request: RequestSide, now: float) -> None:
-        if not request.done:
-            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
-            if request.expects_continue:
-                self.continue_sent = True
-                self._out.append(SendInformational(_CONTINUE))
-        if request.collecting:
-            self._pass_held(request, now)
-            if request.done and self.state is states.ADMITTED:
-                self._finish_body(request, now)
-        elif self.state is states.ADMITTED:
-            self._try_start(request, now)
+        self._machine.fact_refused(fact_id, now)
+        return self._port.take()
 
     # Upstream
 
     def upstream_connected(self, attempt: int, reused: bool, now: float) -> list[ExchangeEffect]:
         """The attempt has a connection; ``reused`` if it carried another exchange before."""
-        if attempt != self.attempt or self._leg is not leg.CONNECTING:
-            return []
-        self._leg = leg.READY
-        self._reused = reused
-        self.timers.at[timers.CONNECT] = NEVER
-        if self.state is states.ADMITTED and self.inbound is not None:
-            self._try_start(self.inbound, now)
-        return self._take()
+        self._machine.upstream_connected(attempt, reused, now)
+        return self._port.take()
 
     def upstream_failed(self, attempt: int, failure: ConnectFailure, now: float) -> list[ExchangeEffect]:
         """The attempt got no connection."""
-        if attempt != self.attempt or self._leg is not leg.CONNECTING:
-            return []
-        self._leg = leg.RELEASED
-        self.gateway.stats.connect_failures += 1
-        if not (failure.retryable and self._try_again(now)):
-            rejection = Rejection(Reason.UPSTREAM_FAILED, failure.value)
-            self._end_now_or_later(Outcome.UPSTREAM_ERROR, rejection, now)
-        return self._take()
-
-    def _try_start(self, request: RequestSide, now: float) -> None:
-        """Sends the request head once there is a connection and, where it is collected, the whole body."""
-        admitted = self._admitted
-        if admitted is None:
-            raise LocalProtocolError("nothing goes upstream before admission")
-        if self._leg is not leg.READY or (request.collecting and request.ready is None):
-            return
-        authorized = admitted.authorized
-        if authorized.caller is not None:
-            denied = check_deny(authorized.caller, self._policy, self.gateway)
-            if denied is not None:
-                self._fail(Outcome.GATEWAY_CUT, denied, now)
-                return
-        if request.done and request.empty:
-            try:
-                request.ready = request.finish()
-            except RequestFault as fault:
-                self._fault(request, fault.rejection, now)
-                return
-        self._move(states.START)
-        self._leg = leg.BUSY
-        head = upstream_request_head(request.head, authorized, self._policy, request.forward_framing)
-        self._out.append(SendRequestHead(self.attempt, head))
-        if request.ready is not None:
-            rest, request.ready = request.ready, b""
-            self._send_end(request, rest, now)
-            return
-        self._pass_held(request, now)
-        if request.done and not request.stopped:
-            self._finish_body(request, now)
+        self._machine.upstream_failed(attempt, failure, now)
+        return self._port.take()
 
     def upstream_lost(self, attempt: int, now: float, *, answered: bool = False) -> list[ExchangeEffect]:
         """The connection ended before the response did; ``answered`` if a byte of a head had arrived."""
-        if attempt != self.attempt or self._leg in (leg.NONE, leg.RELEASED):
-            return []
-        before_start = self._leg is not leg.BUSY
-        self._out.append(ReleaseUpstream(self.attempt, False))
-        self._leg = leg.RELEASED
-        if before_start:
-            # Known dead before a byte of the request was queued: nothing is lost.
-            if not self._try_again(now):
-                self._end_now_or_later(Outcome.UPSTREAM_ERROR, Rejection(Reason.UPSTREAM_FAILED), now)
-        elif self.state is states.REQUESTING and self._may_repeat(answered):
-            self._move(states.RETRY)
-            self.timers.at[timers.READ] = NEVER
-            self._try_again(now)
-        else:
-            self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
-        return self._take()
-
-    def _may_repeat(self, answered: bool) -> bool:
-        """RFC 9110 §9.2.2: only a safe method without a body, on a connection that may have been stale."""
-        request = self.inbound
-        if request is None or answered or not self._reused or self._tries >= CONNECT_RETRIES_MAX:
-            return False
-        return request.empty and request.head.method in (b"GET", b"HEAD")
+        self._machine.upstream_lost(attempt, now, answered=answered)
+        return self._port.take()
 
     def upstream_broken(self, attempt: int, now: float) -> list[ExchangeEffect]:
         """The provider's bytes are not HTTP/1.1, or came when none were due."""
-        if attempt != self.attempt:
-            return []
-        if self._leg is not leg.BUSY:
-            return self.upstream_lost(attempt, now)
-        self._break(now)
-        return self._take()
-
-    def _break(self, now: float) -> None:
-        self._release(reusable=False)
-        self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
+        self._machine.upstream_broken(attempt, now)
+        return self._port.take()
 
     # The response
 
     def response_head(self, attempt: int, head: ResponseHead, now: float) -> list[ExchangeEffect]:
         """A response head: 1xx are relayed, the final one begins the response."""
-        self._take_response_head(attempt, head, now)
-        return self._take()
+        self._machine.response_head(attempt, head, now)
+        return self._port.take()
+
+    def response_body(self, attempt: int, data: bytes, now: float) -> list[ExchangeEffect]:
+        """Bytes of the response body, transfer framing removed; relayed in the same turn."""
+        self._machine.response_body(attempt, data, now)
+        return self._port.take()
+
+    def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> list[ExchangeEffect]:
+        """The framing of the response has ended; ``by_close`` if only the end of the connection says so."""
+        self._machine.response_end(attempt, now, reusable=reusable, by_close=by_close)
+        return self._port.take()
 
     def response(
         self, attempt: int, head: ResponseHead, body: bytes, now: float, *, reusable: bool
     ) -> list[ExchangeEffect]:
         """A response that is there whole: final head, body and end in one input."""
-        self._take_response_head(attempt, head, now)
-        if body:
-            self._take_response_body(attempt, body, now)
-        self._take_response_end(attempt, now, reusable=reusable, by_close=False)
-        return self._take()
-
-    def _take_response_head(self, attempt: int, head: ResponseHead, now: float) -> None:
-        request, response, authorized = self.inbound, self.outbound, self._authorized
-        stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is not None
-        if stale or request is None or authorized is None:
-            return
-        if head.status < 200:
-            response.informational += 1
-            if head.status == 101 or response.informational > INFORMATIONAL_MAX:
-                self._break(now)
-            elif head.status != 100 and self.state is states.REQUESTING and not request.head.http_1_0:
-                self._out.append(SendInformational(informational_head(head, pool_key_of(authorized))))
-            return
-        self.timers.at[timers.READ] = NEVER
-        self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
-        out = response.begin(head, authorized, request.body, self.id)
-        if self.state is not states.REQUESTING:
-            return
-        if not request.done:
-            # An early answer: the rest of the request is nobody's business any more (RFC 9112 §9.3).
-            request.stopped = True
-            self.must_close = True
-            self.timers.at[timers.CLIENT_BODY] = NEVER
-        self._move(states.RESPOND)
-        response.status = head.status
-        response.begun = True
-        self._out.append(SendResponseHead(out, self.must_close))
-
-    def response_body(self, attempt: int, data: bytes, now: float) -> list[ExchangeEffect]:
-        """Bytes of the response body, transfer framing removed; relayed in the same turn."""
-        self._take_response_body(attempt, data, now)
-        return self._take()
-
-    def _take_response_body(self, attempt: int, data: bytes, now: float) -> None:
-        if attempt != self.attempt or self._leg is not leg.BUSY:
-            return
-        self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
-        data = self.outbound.feed(data, now)
-        if self.state is states.DRAINING:
-            if self.outbound.relayed > self._policy.usage_drain_max_bytes:
-                self._conclude(Outcome.CLIENT_ABORT, now)
-        elif data:
-            self._out.append(SendResponseBody(data))
-
-    def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> list[ExchangeEffect]:
-        """The framing of the response has ended; ``by_close`` if only the end of the connection says so."""
-        self._take_response_end(attempt, now, reusable=reusable, by_close=by_close)
-        return self._take()
-
-    def _take_response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool) -> None:
-        response, request = self.outbound, self.inbound
-        stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is None
-        if stale or request is None:
-            return
-        rest = response.finish()
-        if self.state is states.RESPONDING and rest:
-            self._out.append(SendResponseBody(rest))
-        self._release(reusable=reusable and request.done and not by_close)
-        if by_close and response.cut_short:
-            self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
-            return
-        if self.state is states.RESPONDING:
-            self._out.append(SendResponseEnd())
-        self._conclude(COMPLETE, now)
+        self._machine.response(attempt, head, body, now, reusable=reusable)
+        return self._port.take()
 
     # Control
 
     def downstream_lost(self, now: float) -> list[ExchangeEffect]:
         """The caller left."""
-        request = self.inbound
-        if request is not None:
-            request.stopped = True
-        if self.state is states.NEW:
-            self._move(states.REJECT)
-        elif self.state is states.OPENING:
-            self._void(None, now)
-        elif self.state < states.DRAINING:
-            if self._may_drain():
-                self._move(states.DETACH)
-                self.timers.set(timers.USAGE_DRAIN, now + self._policy.timeouts.usage_drain)
-            else:
-                self._conclude(Outcome.CLIENT_ABORT, now)
-        return self._take()
+        self._machine.downstream_lost(now)
+        return self._port.take()
 
-    def _may_drain(self) -> bool:
-        authorized, meter = self._authorized, self.outbound.meter
-        if authorized is None or self.inbound is None or not authorized.managed or self.state is states.ADMITTED:
-            return False
-        wanted = authorized.provider.on_client_abort is OnClientAbort.DRAIN
-        return wanted and self.inbound.done and not (meter is not None and meter.terminal)
-
-    def downstream_blocked(self, now: float) -> None:  # noqa: ARG002  # every input takes the time
+    def downstream_blocked(self, now: float) -> None:
         """The driver's queue is over its mark: silence upstream is our own doing from here."""
-        self.timers.clear(timers.STREAM_IDLE)
+        self._machine.downstream_blocked(now)
 
     def downstream_writable(self, now: float) -> None:
         """The queue has drained."""
-        if self.state is states.RESPONDING:
-            self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
+        self._machine.downstream_writable(now)
 
     def upstream_blocked(self, attempt: int, now: float) -> None:
         """The provider does not read: the caller's silence is our own doing from here."""
-        if attempt == self.attempt and self._leg is leg.BUSY and self.inbound is not None:
-            self.inbound.blocked = True
-            self.timers.at[timers.CLIENT_BODY] = NEVER
-            self.timers.set(timers.UPSTREAM_WRITE, now + self._policy.timeouts.upstream_write)
+        self._machine.upstream_blocked(attempt, now)
 
     def upstream_writable(self, attempt: int, now: float) -> None:
         """The provider reads again."""
-        request = self.inbound
-        if attempt == self.attempt and request is not None:
-            request.blocked = False
-            self.timers.clear(timers.UPSTREAM_WRITE)
-            if not request.done and not request.stopped and self.state is states.REQUESTING:
-                self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
+        self._machine.upstream_writable(attempt, now)
 
     def on_timer(self, timer: Timer, now: float) -> list[ExchangeEffect]:
         """One of the exchange's timers fired."""
-        if self.state is states.OPENING and timer in (timers.OPENING, timers.CLIENT_WRITE):
-            self._void(Rejection(Reason.NO_LEDGER), now)
-        elif timer is timers.CONNECT:
-            self._release(reusable=False)
-            self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
-        elif timer is timers.CLIENT_BODY:
-            self.must_close = True
-            self._fail(Outcome.TIMEOUT, Rejection(Reason.BODY_TIMEOUT), now)
-        elif self.state is not states.ENDED:
-            self._fail(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
-        return self._take()
+        self._machine.on_timer(timer, now)
+        return self._port.take()
 
     def tick(self, now: float) -> list[ExchangeEffect]:
-        """Runs every timer that is due; for people who drive an Exchange by itself."""
-        out: list[ExchangeEffect] = []
-        while (timer := self.timers.due(now)) is not None:
-            out += self.on_timer(timer, now)
-        self.timers.settle()
-        return out
+        """Runs every timer that is due."""
+        timers = self._machine.timers
+        while (timer := timers.due(now)) is not None:
+            self._machine.on_timer(timer, now)
+        timers.settle()
+        return self._port.take()
 
     def cut(self, reason: DenyReason | None, now: float) -> list[ExchangeEffect]:
         """Ends it: the tenant was cut off, or (None) the drain grace is over."""
-        rejection = Rejection(Reason.SHUTTING_DOWN) if reason is None else denied_rejection(reason)
-        self.must_close = True
-        if self.state is states.OPENING:
-            self._void(rejection, now)
-        elif self.state not in (states.NEW, states.ENDED):
-            self._fail(Outcome.GATEWAY_CUT, rejection, now)
-        return self._take()
+        self._machine.cut(reason, now)
+        return self._port.take()
 
     def abandon(self, now: float) -> list[ExchangeEffect]:
         """The driver gives up: what is still due to the ledger and the pool. Idempotent."""
-        if self.state is states.OPENING:
-            self._void(None, now)
-        elif self.state is states.DRAINING:
-            self._conclude(Outcome.CLIENT_ABORT, now)
-        elif self.state not in (states.NEW, states.ENDED):
-            self._conclude(Outcome.GATEWAY_CUT, now)
-        return self._take()
+        self._machine.abandon(now)
+        return self._port.take()

@@ -9,15 +9,14 @@ from aigw_core.answers import own_answer
 from aigw_core.auth import Admitted, Authorized
 from aigw_core.effects import (
     Connect,
-    CutResponse,
     EmitFact,
-    ExchangeEffect,
     ReleaseUpstream,
     VoidFact,
 )
 from aigw_core.errors import Dialect, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable, ExchangeLog
+from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
 from aigw_core.settlement import settle
@@ -35,14 +34,13 @@ _OPENAI: Final = Dialect.OPENAI
 
 
 class ExchangeBase:
-    """The state of one exchange and its ends; :class:`aigw_core.exchange.Exchange` adds the inputs."""
+    """The state of one exchange and its ends; :class:`aigw_core.exchange_machine.ExchangeMachine` adds the inputs."""
 
     __slots__ = (
         "_admitted",
         "_authorized",
         "_dialect",
         "_leg",
-        "_out",
         "_owner",
         "_pending_end",
         "_policy",
@@ -58,17 +56,18 @@ class ExchangeBase:
         "inbound",
         "must_close",
         "outbound",
+        "port",
         "state",
         "timers",
     )
 
     def __init__(
-        self, gateway: Gateway, *, owner: Cuttable | None = None, timers: Timers | None = None, last_attempt: int = 0
+        self, gateway: Gateway, port: Port, *, owner: Cuttable | None, timers: Timers, last_attempt: int
     ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
         self.gateway = gateway
         self.state: ExchangeState = states.NEW
-        self.timers = timers if timers is not None else Timers()
+        self.timers = timers
         self.id = ""
         self.inbound: RequestSide | None = None
         self.outbound = ResponseSide()
@@ -77,7 +76,7 @@ class ExchangeBase:
         self.continue_sent = False
         self._owner = owner
         self._policy = gateway.policy
-        self._out: list[ExchangeEffect] = []
+        self.port = port
         self._authorized: Authorized | None = None
         self._admitted: Admitted | None = None
         self._dialect = _OPENAI
@@ -108,10 +107,6 @@ class ExchangeBase:
         self.state = state = EXCHANGE_TABLE[self.state][event]
         self.ended = state is states.ENDED
 
-    def _take(self) -> list[ExchangeEffect]:
-        out, self._out = self._out, []
-        return out
-
     # Upstream
 
     def _connect(self, now: float, *, fresh: bool = False) -> None:
@@ -120,7 +115,7 @@ class ExchangeBase:
         self._leg = leg.CONNECTING
         if self.timers.at[CONNECT] == NEVER:
             self.timers.set(CONNECT, now + self._policy.timeouts.connect)
-        self._out.append(Connect(self._authorized.provider.origin, self.attempt, fresh, self._tries))
+        self.port.connect(Connect(self._authorized.provider.origin, self.attempt, fresh, self._tries))
 
     def _try_again(self, now: float) -> bool:
         if self._tries >= CONNECT_RETRIES_MAX:
@@ -136,7 +131,7 @@ class ExchangeBase:
             # A connection that never carried a byte of this exchange is as good as it was.
             unused = self._leg is leg.READY
             idle = self._authorized.provider.idle_timeout
-            self._out.append(ReleaseUpstream(self.attempt, reusable or unused, idle))
+            self.port.release_upstream(ReleaseUpstream(self.attempt, reusable or unused, idle))
         self._leg = leg.RELEASED
 
     # Ends
@@ -149,7 +144,7 @@ class ExchangeBase:
 
     def _void(self, rejection: Rejection | None, now: float) -> None:
         """Ends while ``opening``: no fact, and the sink is told so."""
-        self._out.insert(0, VoidFact(self.id))
+        self.port.end_fact(VoidFact(self.id))
         self._end_opening(rejection, now)
 
     def _end_opening(self, rejection: Rejection | None, now: float) -> None:
@@ -172,7 +167,7 @@ class ExchangeBase:
             outcome = Outcome.CLIENT_ABORT
         elif self.state is states.RESPONDING:
             self.must_close = True
-            self._out.append(CutResponse())
+            self.port.cut_response()
         else:
             self._answer(rejection)
         self._conclude(outcome, now, rejection.reason.name.lower())
@@ -202,7 +197,7 @@ class ExchangeBase:
                 now=now,
             )
             outcome = fact.outcome
-            self._out.insert(0, EmitFact(fact))
+            self.port.end_fact(EmitFact(fact))
             self.gateway.stats.count_fact(fact)
         if outcome is not COMPLETE:
             self._log(outcome, now, why)
@@ -224,7 +219,11 @@ class ExchangeBase:
             request.stopped = True
         self.outbound.status = rejection.status
         self.outbound.begun = True
-        self._out += own_answer(rejection, self._dialect, self.id, method, self.must_close)
+        head, body = own_answer(rejection, self._dialect, self.id, method)
+        self.port.response_head(head, self.must_close)
+        if body:
+            self.port.response_body(body)
+        self.port.response_end()
 
     def _log(self, reason: str, now: float, detail: str = "") -> None:
         route = self._authorized.route if self._authorized is not None else None

@@ -1,0 +1,64 @@
+"""The machine below Exchange and Connection: what an input causes is at the port before it returns."""
+
+from __future__ import annotations
+
+import pytest
+
+from aigw_core.effects import CutResponse, EmitFact, OpenFact, ReleaseUpstream, SendResponseBody
+from aigw_core.errors import LocalProtocolError
+from aigw_core.exchange_machine import ExchangeMachine
+from aigw_core.facts import Outcome
+from aigw_core.headers import Headers
+from aigw_core.messages import CHUNKED, Length, RequestHead, ResponseHead
+from aigw_core.port import EffectPort
+from aigw_core.timers import Timers
+from tests.core.driver import CHAT, VIRTUAL_KEY, make_gateway
+
+HEAD = RequestHead(
+    b"POST",
+    b"/openai/v1/chat/completions",
+    Headers.of([(b"Host", b"a"), (b"Authorization", b"Bearer " + VIRTUAL_KEY)]),
+    Length(len(CHAT)),
+)
+
+
+def responding() -> tuple[ExchangeMachine, EffectPort]:
+    port = EffectPort()
+    machine = ExchangeMachine(make_gateway(), port, owner=None, timers=Timers(), last_attempt=6)
+    machine.request(HEAD, CHAT, 0.0)
+    opened = port.take()[0]
+    assert isinstance(opened, OpenFact)
+    machine.fact_opened(opened.record.id, 0.0)
+    machine.upstream_connected(7, False, 0.0)
+    machine.response_head(7, ResponseHead(200, b"OK", Headers([]), CHUNKED), 0.0)
+    port.take()
+    return machine, port
+
+
+def test_attempts_count_on_from_the_last_one_of_the_connection() -> None:
+    machine, _ = responding()
+    assert machine.attempt == 7
+
+
+def test_pieces_of_a_body_reach_the_port_one_by_one() -> None:
+    machine, port = responding()
+    machine.response_body(7, b"a", 1.0)
+    machine.response_body(6, b"late", 1.0)
+    machine.response_body(7, b"b", 1.0)
+    assert port.take() == [SendResponseBody(b"a"), SendResponseBody(b"b")]
+
+
+def test_the_fact_of_a_cut_answer_stands_in_front_of_the_cut() -> None:
+    machine, port = responding()
+    machine.upstream_lost(7, 1.0)
+    fact, *rest = port.take()
+    assert isinstance(fact, EmitFact)
+    assert fact.fact.outcome is Outcome.UPSTREAM_ABORT
+    assert rest == [ReleaseUpstream(7, False), CutResponse()]
+    assert machine.ended
+
+
+def test_a_second_head_is_the_drivers_fault() -> None:
+    machine, _ = responding()
+    with pytest.raises(LocalProtocolError):
+        machine.request_head(HEAD, 2.0)
