@@ -76,6 +76,9 @@ class _Known:
     credential: Credential
     route: Route
     mark: bytes
+    websocket: bool
+    authorized: Authorized | None = None
+    """The last decision; it holds again for the same caller."""
 
 
 def _find_route(head: RequestHead, policy: Policy, credential: bytes) -> Route | Refused:
@@ -135,7 +138,7 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
     if notes is not None:
         known = notes.auth
         if isinstance(known, _Known) and known.policy is policy:
-            verdict = _judge(head, policy, shared, known.route, known.credential, known.mark, now)
+            verdict = _judge(head, known, shared, now)
             return Refused(verdict, known.route.dialect) if isinstance(verdict, Rejection) else verdict
     credential = find_credential(head.headers, head.target)
     value = credential.value if isinstance(credential, Credential) else b""
@@ -146,50 +149,57 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
         return Refused(credential, route.dialect)
     if credential is None:
         return Refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route.dialect)
-    mark = fingerprint(credential.value, shared.hash_key)
+    websocket = b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade")
+    known = _Known(policy, credential, route, fingerprint(credential.value, shared.hash_key), websocket)
     if notes is not None:
-        notes.auth = _Known(policy, credential, route, mark)
-    verdict = _judge(head, policy, shared, route, credential, mark, now)
+        notes.auth = known
+    verdict = _judge(head, known, shared, now)
     return Refused(verdict, route.dialect) if isinstance(verdict, Rejection) else verdict
 
 
 _NO_CREDENTIAL = "No API key was given: send it as `Authorization: Bearer` or `x-api-key`."
 
 
-def _judge(
-    head: RequestHead,
-    policy: Policy,
-    shared: Shared,
-    route: Route,
-    credential: Credential,
-    mark: bytes,
-    now: float,
-) -> Authorized | Rejection:
-    provider = policy.providers[route.provider]
-    if not credential.managed and route.bare:
-        foreign = _foreign_key(credential, route, policy)
+def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Authorized | Rejection:
+    policy, route = known.policy, known.route
+    if route.bare and not known.credential.managed:
+        foreign = _foreign_key(known.credential, route, policy)
         if foreign is not None:
             return foreign
-    caller = _limit_and_verify(head, policy, shared, credential, mark, int(now))
+    caller = _limit_and_verify(head, policy, shared, known.credential, known.mark, int(now))
     if isinstance(caller, Rejection):
         return caller
     if caller is not None and (denied := check_deny(caller, policy, shared)) is not None:
         return denied
-    if b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade"):
-        return Rejection(Reason.UPGRADE)
-    if caller is not None:
-        if route.scope is None:
-            return Rejection(Reason.OUT_OF_SCOPE)
-        methods = route.scope.methods
-        if methods is not None and head.method not in methods:
-            return Rejection(Reason.WRONG_METHOD, allow=", ".join(m.decode() for m in methods))
-        if not provider.pool_key:
-            return Rejection(Reason.NO_POOL_KEY)
+    authorized = known.authorized
+    if authorized is None or authorized.caller is not caller:
+        if known.websocket:
+            return Rejection(Reason.UPGRADE)
+        authorized = Authorized(caller, route, policy.providers[route.provider])
+        rejection = _out_of_scope(head, authorized)
+        if rejection is not None:
+            return rejection
+        known.authorized = authorized
     if policy.on_admission is not None:
         refused = policy.on_admission(caller, route)
         if refused is not None:
             return refused
-    return Authorized(caller, route, provider)
+    return authorized
+
+
+def _out_of_scope(head: RequestHead, authorized: Authorized) -> Rejection | None:
+    """Steps 8 and 9, for managed callers."""
+    if authorized.caller is None:
+        return None
+    scope = authorized.route.scope
+    if scope is None:
+        return Rejection(Reason.OUT_OF_SCOPE)
+    methods = scope.methods
+    if methods is not None and head.method not in methods:
+        return Rejection(Reason.WRONG_METHOD, allow=", ".join(m.decode() for m in methods))
+    if not authorized.provider.pool_key:
+        return Rejection(Reason.NO_POOL_KEY)
+    return None
 
 
 def _limit_and_verify(

@@ -163,7 +163,8 @@ class Connection(ConnectionBase):
         self._move(states.REQUEST)
         self._request = head
         self._body_reader = reader_for(head.framing)
-        if head.http_1_0 or says_close(head.headers):
+        notes = head.notes
+        if head.http_1_0 or (says_close(head.headers) if notes is None else notes.closes):
             self._close_after = True
         exchange = self._new_exchange()
         reader = self._body_reader

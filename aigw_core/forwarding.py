@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from aigw_core.auth import Authorized
 from aigw_core.credentials import CREDENTIAL_HEADERS
@@ -13,6 +14,7 @@ from aigw_core.policy import Policy
 from aigw_core.routing import speaks_anthropic
 
 _IDENTITY: Field = make_field(b"accept-encoding", b"identity")
+_ID_NAME: Final = b"x-aigw-request-id"
 _CHUNKED: Field = make_field(b"Transfer-Encoding", b"chunked")
 _REWRITTEN = frozenset({b"host", b"content-length", b"anthropic-beta"})
 _NEVER_FORWARDED = frozenset({b"expect"})
@@ -146,15 +148,20 @@ def downstream_response_head(
     lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
     if lengthless and b"content-length" in head.headers.first:
         dropped = dropped | _LENGTH
-    own = make_field(b"x-aigw-request-id", request_id.encode())
+    value = request_id.encode()
+    own = (_ID_NAME, _ID_NAME, value, b"%b: %b\r\n" % (_ID_NAME, value), b"")
     if dropped is HOP_BY_HOP:
         lines = head.headers.relayed_lines()
         if pool_key is None or not (pool_key in lines or pool_key in head.reason):
-            headers = Headers.lazy(lambda: [*_relayed(head, dropped, None)[1], own])
+            headers = Headers.lazy(partial(_relayed_fields, head, own))
             return ResponseHead(head.status, head.reason, headers, framing, lines=lines + own[3])
     reason, fields = _relayed(head, dropped, pool_key)
     fields.append(own)
     return ResponseHead(head.status, reason, Headers(fields), framing)
+
+
+def _relayed_fields(head: ResponseHead, own: Field) -> list[Field]:
+    return [*_relayed(head, HOP_BY_HOP, None)[1], own]
 
 
 def informational_head(head: ResponseHead, pool_key: bytes | None) -> ResponseHead:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from aigw_core.headers import Headers
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Length:
-    """A body of exactly ``n`` bytes."""
+    """A body of exactly ``n`` bytes. Read-only; not frozen, since three are made for each exchange."""
 
     n: int
 
@@ -39,7 +39,10 @@ NO_BODY = NoBody()
 class HeadNotes:
     """What was worked out about a head that a connection repeats. Each part belongs to the module that made it."""
 
+    closes: bool = False
+    """``Connection`` says that this is the last request."""
     auth: object = None
+    content: object = None
     forwarding: object = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from aigw_core.auth import Authorized
@@ -56,14 +57,14 @@ class RequestSide:
 
     def judge_by(self, authorized: Authorized, policy: Policy) -> None:
         """Managed callers only: reads the body, under the rules that are in force."""
-        framing, headers = self.head.framing, self.head.headers
-        coding = headers.first.get(b"content-encoding")
+        framing = self.head.framing
+        content = _content_of(self.head)
         body = self.body = RequestBody(
             body_rules(authorized, policy),
             declared_length=framing.n if isinstance(framing, Length) else None,
             chunked=isinstance(framing, Chunked),
-            content_type=_joined(headers, b"content-type"),
-            content_encoding=b"" if coding is None else _joined(headers, b"content-encoding"),
+            content_type=content.type,
+            content_encoding=content.encoding,
         )
         self.collecting = body.collecting
 
@@ -104,6 +105,24 @@ class RequestSide:
             body.judge_empty()
             return b""
         return body.end()
+
+
+@dataclass(slots=True)
+class _Content:
+    """What a head says of its body beside the framing."""
+
+    type: bytes
+    encoding: bytes
+
+
+def _content_of(head: RequestHead) -> _Content:
+    notes = head.notes
+    if notes is not None and isinstance(notes.content, _Content):
+        return notes.content
+    content = _Content(_joined(head.headers, b"content-type"), _joined(head.headers, b"content-encoding"))
+    if notes is not None:
+        notes.content = content
+    return content
 
 
 def _joined(headers: Headers, name: bytes) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from aigw_core.auth import Authorized
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome, UsageFact
 from aigw_core.headers import Headers
-from aigw_core.usage.meter import Meter, UsageStatus
+from aigw_core.usage.meter import Meter, MeterResult, UsageStatus
 
 if TYPE_CHECKING:
     from aigw_core.gateway import Gateway
@@ -87,36 +87,35 @@ def settle(
 ) -> UsageFact:
     """The fact of an exchange that is over; times in monotonic seconds."""
     body, meter, wire = request.body, response.meter, authorized.route.wire
-    fact = UsageFact(record, final_outcome(outcome, meter, response.upstream_status), _NO_USAGE)
-    fact.duration_ms = int((now - started_at) * 1000)
-    if response.ttft_at is not None:
-        fact.ttft_ms = int((response.ttft_at - started_at) * 1000)
-    if body is not None:
-        fact.streaming = body.streaming
-        fact.requested_model = body.requested_model
-    fact.status = response.status
-    fact.upstream_status = response.upstream_status
-    fact.upstream_request_id = response.upstream_id
-    fact.request_bytes = request.sent
-    fact.response_bytes = response.relayed
-    if not reached_provider or fact.outcome is _REFUSED:
-        return fact
-    if meter is None and response.upstream_status is None and wire.billable:
-        # Nothing was answered, yet the provider may bill what it has read.
-        meter = Meter(wire, authorized.provider.usage)
-        meter.request_bytes_hint = body.text_bytes_hint if body is not None else 0
-    if meter is not None:
-        _fill_usage(fact, meter)
-    return fact
-
-
-def _fill_usage(fact: UsageFact, meter: Meter) -> None:
-    result = meter.result()
-    fact.usage_status = result.usage_status
-    fact.usage = result.usage
-    fact.tokens = result.tokens
-    fact.model = result.model
-    fact.service_tier = result.service_tier
-    fact.server_tool_calls = result.server_tool_calls
-    fact.estimate = result.estimate
-    fact.flags = set(result.flags)
+    outcome = final_outcome(outcome, meter, response.upstream_status)
+    usage = None
+    if reached_provider and outcome is not _REFUSED:
+        if meter is None and response.upstream_status is None and wire.billable:
+            # Nothing was answered, yet the provider may bill what it has read.
+            meter = Meter(wire, authorized.provider.usage)
+            meter.request_bytes_hint = body.text_bytes_hint if body is not None else 0
+        if meter is not None:
+            usage = meter.result()
+    if usage is None:
+        usage = MeterResult(_NO_USAGE)
+    return UsageFact(
+        record,
+        outcome,
+        usage.usage_status,
+        duration_ms=int((now - started_at) * 1000),
+        ttft_ms=None if response.ttft_at is None else int((response.ttft_at - started_at) * 1000),
+        streaming=None if body is None else body.streaming,
+        requested_model=None if body is None else body.requested_model,
+        model=usage.model,
+        status=response.status,
+        upstream_status=response.upstream_status,
+        upstream_request_id=response.upstream_id,
+        tokens=usage.tokens,
+        usage=usage.usage,
+        estimate=usage.estimate,
+        service_tier=usage.service_tier,
+        server_tool_calls=usage.server_tool_calls,
+        flags=usage.flags,
+        request_bytes=request.sent,
+        response_bytes=response.relayed,
+    )

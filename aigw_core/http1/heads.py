@@ -49,20 +49,22 @@ _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 _LENGTH_DIGITS_MAX: Final = 18
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 
-_names: dict[bytes, bytes] = {}
+_names: dict[bytes, tuple[bytes, bool]] = {}
+"""Lower-case form of a valid name, and whether such a field crosses from one side to the other."""
 _seen_lines: dict[bytes, Field] = {}
 _METHODS = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS"})
 
 
-def _lower_name(name: bytes) -> bytes:
+def _judge_name(name: bytes) -> tuple[bytes, bool]:
     if _TOKEN.fullmatch(name) is None:
         raise RemoteProtocolError("A header field name is not a token.")
     lower = name.lower()
+    judged = lower, not never_crosses(lower)
     if len(name) <= _NAME_CACHED_SIZE_MAX:
         if len(_names) >= _NAME_CACHE_MAX:
             _names.clear()
-        _names[name] = lower
-    return lower
+        _names[name] = judged
+    return judged
 
 
 def parse_fields(lines: list[bytes]) -> Headers:
@@ -85,12 +87,10 @@ def _parse_field(line: bytes) -> Field:
     name, colon, value = line.partition(b":")
     if not colon:
         raise RemoteProtocolError("A header line has no colon.")
-    lower = _names.get(name)
-    if lower is None:
-        lower = _lower_name(name)
+    lower, crosses = _names.get(name) or _judge_name(name)
     value = value.strip(b" \t")
     written = b"%b: %b\r\n" % (name, value)
-    field = (lower, name, value, written, b"" if never_crosses(lower) else written)
+    field = (lower, name, value, written, written if crosses else b"")
     if lower in _RECURRING and len(line) <= _LINE_CACHED_SIZE_MAX:
         if len(_seen_lines) >= _LINE_CACHE_MAX:
             _seen_lines.clear()

@@ -8,9 +8,10 @@ less CPU for a JSON exchange, measured on the core alone.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final
 
-from aigw_core.headers import Headers, make_field
+from aigw_core.headers import Field, Headers, make_field, says_close
 from aigw_core.http1.heads import parse_request_head
 from aigw_core.messages import HeadNotes, Length, RequestHead
 
@@ -47,11 +48,7 @@ class HeadMemo:
         return self._remember(block, head) if len(block) <= REMEMBERED_MAX else head
 
     def _with_length(self, known: RequestHead, digits: bytes) -> RequestHead:
-        fields = known.headers.fields.copy()
-        field = fields[self._field_at] = make_field(fields[self._field_at][1], digits)
-        headers = Headers(fields)
-        headers.first = {**known.headers.first, field[0]: digits}
-        headers.repeated = known.headers.repeated
+        headers = Headers.lazy(partial(_renumbered, known.headers, self._field_at, digits))
         return RequestHead(known.method, known.target, headers, Length(int(digits)), known.http_1_0, known.notes)
 
     def _remember(self, block: bytes, head: RequestHead) -> RequestHead:
@@ -62,6 +59,12 @@ class HeadMemo:
             self._before, self._after = block[: found.start(1)], block[found.end(1) :]
             self._field_at = [field[0] for field in head.headers.fields].index(b"content-length")
         self._size = len(block)
-        head.notes = HeadNotes()
+        head.notes = HeadNotes(says_close(head.headers))
         self._head = head
         return head
+
+
+def _renumbered(headers: Headers, at: int, digits: bytes) -> list[Field]:
+    fields = headers.fields.copy()
+    fields[at] = make_field(fields[at][1], digits)
+    return fields

@@ -170,7 +170,7 @@ def test_where_nothing_is_billable_nothing_is_stated(outcome: Outcome, reached: 
     assert (fact.outcome, fact.usage_status, fact.tokens, fact.usage, fact.estimate) == (
         outcome,
         "none",
-        None,
+        {},
         None,
         None,
     )
