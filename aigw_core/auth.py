@@ -39,6 +39,8 @@ class Authorized:
     """None: BYO."""
     route: Route
     provider: ProviderPolicy
+    identity: str | None = None
+    """What facts say of caller and route, encoded once: a repeated request is authorized by the same object."""
 
     @property
     def managed(self) -> bool:

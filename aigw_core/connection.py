@@ -18,10 +18,12 @@ from aigw_core.errors import RemoteProtocolError
 from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.headers import says_close
 from aigw_core.http1.bodies import LengthReader, reader_for
-from aigw_core.http1.heads import find_head_end
+from aigw_core.http1.heads import HEAD_MAX, find_head_end
 from aigw_core.http1.upstream import ResponseReader
 from aigw_core.messages import RequestHead, ResponseHead
 from aigw_core.timers import NEVER, Timer
+
+_LINE_ENDS = (b"\r", b"\n")
 
 
 class Connection(ConnectionBase):
@@ -96,6 +98,8 @@ class Connection(ConnectionBase):
             self._discarded += len(data)
             if self._discarded > LINGER_MAX:
                 self._finish()
+        elif state is states.IDLE and not self._buffer and not data.startswith(_LINE_ENDS):
+            self._read_first(data, now)
         elif state not in (states.DONE, states.DETACHED) and not (state is states.EXCHANGE and self._close_after):
             self._buffer += data
         if self._buffer:
@@ -111,6 +115,25 @@ class Connection(ConnectionBase):
             elif not (state is states.IDLE or state is states.HEAD) or not self._read_head(now):
                 return
 
+    def _read_first(self, data: bytes, now: float) -> None:
+        """The first bytes of a request, mostly all of it: nothing is copied where the head is whole."""
+        end = data.find(b"\r\n\r\n", 0, HEAD_MAX + 4)
+        if end < 0:
+            self._buffer += data
+            return
+        self._first_byte()
+        try:
+            head = self._memo.parse(data[:end])
+        except RemoteProtocolError as error:
+            self._malformed(error, now)
+            return
+        self._begin(head, data[end + 4 :], now)
+
+    def _first_byte(self) -> None:
+        self._move(states.BYTES)
+        self._searched = 0
+        self._timers.at[timers.KEEPALIVE] = NEVER
+
     def _read_head(self, now: float) -> bool:
         """True when a head was consumed, well-formed or not."""
         buffer = self._buffer
@@ -122,9 +145,7 @@ class Connection(ConnectionBase):
                     return False
             elif buffer == b"\r":
                 return False
-            self._move(states.BYTES)
-            self._searched = 0
-            self._timers.at[timers.KEEPALIVE] = NEVER
+            self._first_byte()
         try:
             end = find_head_end(buffer, self._searched)
             if end < 0:
@@ -179,14 +200,11 @@ class Connection(ConnectionBase):
         exchange.request_head(head, now)
         if rest and not exchange.ended:
             self._read_body(rest, now)
-        else:
-            self._skip_body(rest)
-            self._settle(exchange, now)
-
-    def _skip_body(self, data: bytes) -> None:
-        """What came with the head counts before the decision whether a refused request's connection is kept."""
-        if isinstance(self._body_reader, LengthReader):
-            self._body_reader.feed(data)
+            return
+        if isinstance(reader, LengthReader):
+            # What came with the head counts before the decision whether a refused request's connection is kept.
+            reader.feed(rest)
+        self._settle(exchange, now)
 
     def _read_body(self, data: bytes, now: float) -> None:
         reader, exchange = self._body_reader, self._exchange

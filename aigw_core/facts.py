@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
 from typing import Final
@@ -47,6 +47,17 @@ class OpenRecord:
     endpoint: str
     deny_revision: int | None
     deny_stale_ms: int | None
+    identity: str | None = field(default=None, repr=False, compare=False)
+    """The members from tenant_id to endpoint, encoded, where they are known already."""
+
+    def encode_identity(self) -> str:
+        """JSON members that say who called what: the same for each request of one key to one path."""
+        return (
+            f'"tenant_id":"{self.tenant_id}","vpc_id":"{self.vpc_id}",'
+            f'"key_id":{_text(None if self.key_id is None else str(self.key_id))},"kid":{self.kid},'
+            f'"provider":{encode_basestring_ascii(self.provider)},"wire":{encode_basestring_ascii(self.wire)},'
+            f'"endpoint":{_text(self.endpoint[:ENDPOINT_MAX])}'
+        )
 
     def encode(self) -> bytes:
         """One JSON object without a newline."""
@@ -150,10 +161,7 @@ class UsageFact:
             f'{{"v":{FACT_VERSION},"id":"{opened.id}","time":"{opened.time}",'
             f'"duration_ms":{_NULL if self.duration_ms is None else self.duration_ms},'
             f'"ttft_ms":{_NULL if self.ttft_ms is None else self.ttft_ms},'
-            f'"tenant_id":"{opened.tenant_id}","vpc_id":"{opened.vpc_id}",'
-            f'"key_id":{_text(None if opened.key_id is None else str(opened.key_id))},"kid":{opened.kid},'
-            f'"provider":{encode_basestring_ascii(opened.provider)},"wire":{encode_basestring_ascii(opened.wire)},'
-            f'"endpoint":{_text(opened.endpoint[:ENDPOINT_MAX])},'
+            f"{opened.identity or opened.encode_identity()},"
             f'"streaming":{_BOOLEANS[self.streaming]},"requested_model":{_text(self.requested_model)},'
             f'"model":{_text(self.model)},"status":{_NULL if self.status is None else self.status},'
             f'"upstream_status":{_NULL if self.upstream_status is None else self.upstream_status},'

@@ -44,7 +44,7 @@ def open_record(fact_id: str, time: str, authorized: Authorized, gateway: Gatewa
     """What is known at admission of a managed exchange; ``time`` as in the fact."""
     caller, route = authorized.caller, authorized.route
     assert caller is not None
-    return OpenRecord(
+    record = OpenRecord(
         id=fact_id,
         time=time,
         tenant_id=caller.tenant_id,
@@ -56,7 +56,11 @@ def open_record(fact_id: str, time: str, authorized: Authorized, gateway: Gatewa
         endpoint=route.endpoint,
         deny_revision=gateway.deny.revision,
         deny_stale_ms=None if gateway.deny_confirmed_at is None else gateway.deny_stale_ms(now),
+        identity=authorized.identity,
     )
+    if record.identity is None:
+        record.identity = authorized.identity = record.encode_identity()
+    return record
 
 
 def final_outcome(outcome: Outcome, meter: Meter | None, upstream_status: int | None) -> Outcome:

@@ -201,7 +201,7 @@ class Meter:
             result.flags.add("tokens_saturated")
         if classes.inconsistent:
             result.flags.add("tokens_inconsistent")
-        result.usage = storable(usage)
+        result.usage = usage if classes.plain else storable(usage)
         if result.usage is not usage:
             result.flags.add("usage_truncated")
         if result.service_tier is None:

@@ -8,7 +8,7 @@ the other classes leave of the provider's whole.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 COUNT_MAX: Final = 2**53
 """Largest count that every JSON reader keeps exact (RFC 8259, 6); larger ones saturate here."""
@@ -27,6 +27,8 @@ class TokenClasses(NamedTuple):
     counts: dict[str, int]
     saturated: bool
     inconsistent: bool
+    plain: bool = False
+    """The object holds integers and objects of integers alone."""
 
 
 class _Counters:
@@ -120,11 +122,16 @@ def openai_tokens(usage: dict[str, object], *, reasoning_beside_completion: bool
     return TokenClasses(counts, counters.saturated, counters.malformed or not fits)
 
 
-_PLAIN: Final = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
-_DETAILS: Final = (
-    ("prompt_tokens_details", (("cached_tokens", "cache_read"), ("audio_tokens", "input_audio"))),
-    ("completion_tokens_details", (("reasoning_tokens", "reasoning"), ("audio_tokens", "output_audio"))),
+_PLAIN_MEMBERS: Final = frozenset(
+    {
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+        "completion_tokens_details",
+    }
 )
+_INTEGERS: Final[frozenset[type]] = frozenset({int})
 _DETAIL_NAMES: Final = frozenset(
     {"cached_tokens", "audio_tokens", "reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"}
 )
@@ -136,47 +143,47 @@ def _plain_openai_tokens(usage: dict[str, object]) -> TokenClasses | None:
     Sound integers under the chat names alone, which add up with nothing beside anything: all that the general
     way looks at besides is then absent. 3 µs against 8 for each answer.
     """
-    prompt, answer = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if not usage.keys() <= _PLAIN_MEMBERS:
+        return None
+    get = usage.get
+    prompt, answer = get("prompt_tokens"), get("completion_tokens")
     if type(prompt) is not int or type(answer) is not int or prompt < 0 or answer < 0:
         return None
     total = prompt + answer
-    if usage.get("total_tokens") != total or total > COUNT_MAX or not usage.keys() <= _PLAIN_MEMBERS:
+    if get("total_tokens") != total or total > COUNT_MAX:
         return None
     counts = {"input": prompt, "output": answer}
-    details = usage.get("prompt_tokens_details")
-    if details is not None and not _take_parts(counts, "input", details, "cached_tokens", "cache_read", "input_audio"):
-        return None
-    details = usage.get("completion_tokens_details")
-    if details is not None and not _take_parts(
-        counts, "output", details, "reasoning_tokens", "reasoning", "output_audio"
-    ):
-        return None
-    return TokenClasses(counts, False, False)
+    details = get("prompt_tokens_details")
+    if details is not None:
+        if not _all_counts(details):
+            return None
+        if "cached_tokens" in details:
+            counts["cache_read"] = count = details["cached_tokens"]
+            prompt -= count
+        if "audio_tokens" in details:
+            counts["input_audio"] = count = details["audio_tokens"]
+            prompt -= count
+        counts["input"] = prompt
+    details = get("completion_tokens_details")
+    if details is not None:
+        if not _all_counts(details):
+            return None
+        if "reasoning_tokens" in details:
+            counts["reasoning"] = count = details["reasoning_tokens"]
+            answer -= count
+        if "audio_tokens" in details:
+            counts["output_audio"] = count = details["audio_tokens"]
+            answer -= count
+        counts["output"] = answer
+    return TokenClasses(counts, False, False, True) if prompt >= 0 and answer >= 0 else None
 
 
-def _take_parts(
-    counts: dict[str, int], whole: str, details: object, name: str, token_class: str, audio_class: str
-) -> bool:
+def _all_counts(details: object) -> TypeGuard[dict[str, int]]:
+    """Whether this is an object of known names and counts alone. Members that are null go the general way."""
     if type(details) is not dict or not details.keys() <= _DETAIL_NAMES:
         return False
-    rest = counts[whole]
-    count = details.get(name)
-    if count is not None:
-        if type(count) is not int or count < 0:
-            return False
-        counts[token_class] = count
-        rest -= count
-    count = details.get("audio_tokens")
-    if count is not None:
-        if type(count) is not int or count < 0:
-            return False
-        counts[audio_class] = count
-        rest -= count
-    counts[whole] = rest
-    return rest >= 0
-
-
-_PLAIN_MEMBERS: Final = _PLAIN | {member for member, _ in _DETAILS}
+    values = details.values()
+    return _INTEGERS.issuperset(map(type, values)) and min(values, default=0) >= 0
 
 
 def anthropic_tokens(usage: dict[str, object]) -> TokenClasses:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.usage import tokens
+from aigw_core.usage.jsontext import storable
 from aigw_core.usage.tokens import (
     COUNT_MAX,
     TOOL_COUNTERS_MAX,
@@ -22,7 +23,8 @@ PROMPT_CLASSES = {"input", "cache_read", "cache_write", "cache_write_5m", "cache
 
 
 def openai(usage: Usage, *, beside: bool = False) -> TokenClasses:
-    return openai_tokens(usage, reasoning_beside_completion=beside)
+    """Whether the object is plain is told by a test of its own."""
+    return openai_tokens(usage, reasoning_beside_completion=beside)._replace(plain=False)
 
 
 @pytest.mark.parametrize(
@@ -321,3 +323,6 @@ def test_the_short_way_gives_what_the_general_way_gives(usage: dict[str, object]
     if short is not None:
         assert (short.saturated, short.inconsistent) == (general.saturated, general.inconsistent)
         assert short.counts == general.counts
+        assert short.plain
+        assert not general.plain
+        assert storable(usage) is usage
