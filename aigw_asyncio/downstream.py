@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from aigw_asyncio.connector import ConnectError
@@ -85,7 +86,8 @@ class Downstream(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         tls = self._tls
         if tls is None:
-            self._run(self.machine.receive_downstream(data, self._loop_time()))
+            now = self._loop_time()
+            self._run(self.machine.receive_downstream(data, now), now)
             return
         try:
             plain = tls.receive(data)
@@ -96,12 +98,13 @@ class Downstream(asyncio.Protocol):
             return
         self._write(tls.outgoing())
         if plain:
-            self._run(self.machine.receive_downstream(plain, self._loop_time()))
+            now = self._loop_time()
+            self._run(self.machine.receive_downstream(plain, now), now)
         if tls.closed:
-            self._feed(lambda now: self.machine.receive_downstream(b"", now))
+            self._feed(partial(self.machine.receive_downstream, b""))
 
     def eof_received(self) -> bool:
-        self._run(self.machine.receive_downstream(b"", self._loop_time()))
+        self._feed(partial(self.machine.receive_downstream, b""))
         # True: the transport stays until the machine is done with it.
         return True
 
@@ -142,34 +145,36 @@ class Downstream(asyncio.Protocol):
 
     def upstream_data(self, upstream: Upstream, data: bytes) -> None:
         if self._carrying:
-            self._pending.append(lambda now: self.machine.receive_upstream(upstream.attempt, data, now))
+            self._pending.append(partial(self.machine.receive_upstream, upstream.attempt, data))
         else:
-            self._run(self.machine.receive_upstream(upstream.attempt, data, self._loop_time()))
+            now = self._loop_time()
+            self._run(self.machine.receive_upstream(upstream.attempt, data, now), now)
 
     def upstream_gone(self, upstream: Upstream, error: bool) -> None:
         if self._upstream is upstream:
             self._upstream = None
-        self._feed(lambda now: self.machine.upstream_lost(upstream.attempt, error, now))
+        self._feed(partial(self.machine.upstream_lost, upstream.attempt, error))
 
     def upstream_write_edge(self, upstream: Upstream, blocked: bool) -> None:
         edge = self.machine.upstream_blocked if blocked else self.machine.upstream_writable
-        self._feed(lambda now: edge(upstream.attempt, now))
+        self._feed(partial(edge, upstream.attempt))
 
     # What the data plane calls
 
     def fact_answer(self, fact_id: str, accepted: bool) -> None:
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
-        self._feed(lambda now: answer(fact_id, now))
+        self._feed(partial(answer, fact_id))
 
     def drain(self) -> None:
         self._feed(self.machine.drain)
 
     def cut(self, reason: DenyReason | None) -> None:
-        self._feed(lambda now: self.machine.cut(reason, now))
+        self._feed(partial(self.machine.cut, reason))
 
     def abandon(self) -> None:
         """The event loop stops: nothing that the ledger is owed may be lost."""
-        self._run(self.machine.abandon(self._loop_time()))
+        now = self._loop_time()
+        self._run(self.machine.abandon(now), now)
         self._dispose()
 
     # Driving
@@ -179,9 +184,11 @@ class Downstream(asyncio.Protocol):
         if self._carrying:
             self._pending.append(machine_input)
         else:
-            self._run(machine_input(self._loop_time()))
+            now = self._loop_time()
+            self._run(machine_input(now), now)
 
-    def _run(self, effects: list[Effect]) -> None:
+    def _run(self, effects: list[Effect], now: float) -> None:
+        """Carries out effects, then feeds what came up meanwhile: in the same turn, so at the same time."""
         machine, pending = self.machine, self._pending
         self._carrying = True
         try:
@@ -190,7 +197,7 @@ class Downstream(asyncio.Protocol):
                     _CARRY_OUT[type(effect)](self, effect)
                 if not pending:
                     break
-                effects = pending.popleft()(self._loop_time())
+                effects = pending.popleft()(now)
         finally:
             self._carrying = False
         if machine.done:
@@ -222,7 +229,7 @@ class Downstream(asyncio.Protocol):
     def _on_timer(self) -> None:
         self._timer = None
         self._armed_at = NEVER
-        self._run(self.machine.tick(self._loop_time()))
+        self._feed(self.machine.tick)
 
     # Effects
 
@@ -232,9 +239,9 @@ class Downstream(asyncio.Protocol):
         if accepted is None:
             self._plane.await_answer(record.id, self)
         elif accepted:
-            self._pending.append(lambda now: self.machine.fact_opened(record.id, now))
+            self._pending.append(partial(self.machine.fact_opened, record.id))
         else:
-            self._pending.append(lambda now: self.machine.fact_refused(record.id, now))
+            self._pending.append(partial(self.machine.fact_refused, record.id))
 
     def _emit_fact(self, effect: EmitFact) -> None:
         self._sink.emit(effect.fact)
@@ -250,7 +257,7 @@ class Downstream(asyncio.Protocol):
             idle = self._plane.idle_upstream(effect.origin)
             if idle is not None:
                 self._attach(idle, attempt)
-                self._pending.append(lambda now: self.machine.upstream_connected(attempt, True, now))
+                self._pending.append(partial(self.machine.upstream_connected, attempt, True))
                 return
         self._connecting = self._plane.loop.create_task(self._connect_fresh(effect))
 
@@ -261,11 +268,11 @@ class Downstream(asyncio.Protocol):
         except ConnectError as error:
             failure = error.failure
             self._connecting = None
-            self._feed(lambda now: self.machine.upstream_failed(attempt, failure, now))
+            self._feed(partial(self.machine.upstream_failed, attempt, failure))
             return
         self._connecting = None
         self._attach(upstream, attempt)
-        self._feed(lambda now: self.machine.upstream_connected(attempt, False, now))
+        self._feed(partial(self.machine.upstream_connected, attempt, False))
 
     def _attach(self, upstream: Upstream, attempt: int) -> None:
         self._upstream = upstream

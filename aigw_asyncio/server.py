@@ -156,7 +156,7 @@ class AsyncioDataPlane:
                 return None
             assert isinstance(handle, Upstream)
             handle.idle_lost = None
-            if handle.usable:
+            if handle.is_open:
                 return handle
             handle.abort()
 

@@ -26,7 +26,7 @@ class UpstreamUser(Protocol):
 class Upstream(asyncio.Protocol):
     """Feeds its current user; while idle, any byte or EOF ends it."""
 
-    __slots__ = ("_blocked", "_established", "_tls", "_transport", "attempt", "idle_lost", "origin", "user")
+    __slots__ = ("_blocked", "_established", "_paused", "_tls", "_transport", "attempt", "idle_lost", "origin", "user")
 
     def __init__(self, origin: Origin, tls: TlsPipe | None, loop: asyncio.AbstractEventLoop) -> None:
         self.origin = origin
@@ -37,6 +37,7 @@ class Upstream(asyncio.Protocol):
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._blocked = False
+        self._paused = False
         self._established: asyncio.Future[None] | None = loop.create_future()
 
     async def established(self) -> None:
@@ -44,6 +45,12 @@ class Upstream(asyncio.Protocol):
         if self._established is not None:
             await self._established
             self._established = None
+
+    @property
+    def is_open(self) -> bool:
+        """Not closing; of a connection in the pool that is all that can have changed."""
+        transport = self._transport
+        return transport is not None and not transport.is_closing()
 
     @property
     def usable(self) -> bool:
@@ -156,12 +163,15 @@ class Upstream(asyncio.Protocol):
         transport.write(data if self._tls is None else self._tls.send(data))
 
     def pause(self) -> None:
-        if self._transport is not None:
+        if self._transport is not None and not self._paused:
+            self._paused = True
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if self._paused:
+            self._paused = False
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def close(self) -> None:
         """Orderly: what is queued is still sent."""
