@@ -287,7 +287,17 @@ class ExchangeMachine(ExchangeBase):
 
     def response(self, attempt: int, head: ResponseHead, body: bytes, now: float, *, reusable: bool) -> None:
         """A response that is there whole: final head, body and end in one input."""
+        if attempt != self.attempt or self._leg is not leg.BUSY or self.outbound.upstream_status is not None:
+            return
         self.response_head(attempt, head, now)
+        if self.state is states.RESPONDING and body and self.inbound is not None:
+            data = self.outbound.whole(body, now)
+            if data:
+                self.port.response_body(data)
+            self._release(reusable=reusable and self.inbound.done)
+            self.port.response_end()
+            self._conclude(COMPLETE, now)
+            return
         if body:
             self.response_body(attempt, body, now)
         self.response_end(attempt, now, reusable=reusable, by_close=False)

@@ -92,6 +92,16 @@ class ResponseSide:
         self.relayed += len(data)
         return data
 
+    def whole(self, data: bytes, now: float) -> bytes:
+        """As feed() of the whole body and finish()."""
+        meter = self.meter
+        if meter is None or self._mask is not None or len(data) > METER_FEED_MAX:
+            return self.feed(data, now) + self.finish()
+        self.ttft_at = now
+        data = meter.whole(data)
+        self.relayed = len(data)
+        return data
+
     def finish(self) -> bytes:
         """What was held back and must still be relayed."""
         rest = self.meter.finish(True) if self.meter is not None else b""

@@ -139,6 +139,16 @@ class Meter:
             self._mode = Meter._pass
         return data
 
+    def whole(self, data: bytes) -> bytes:
+        """As feed() of the whole body and finish(True): the usual answer, in fewer steps."""
+        if self._mode is _SNIFF and self._decoder is None and not self.event_stream and data.startswith(b"{"):
+            self._finished = self._clean = True
+            self._mode = Meter._pass
+            self._document = JSONDocument(DOCUMENT_MEMBERS)
+            self._document.feed(data)
+            return data
+        return self.feed(data) + self.finish(True)
+
     def finish(self, clean: bool) -> bytes:
         """The body ended, properly by its framing (`clean`) or not; returns the bytes still held back."""
         if self._finished:
@@ -298,3 +308,6 @@ class Meter:
             elif is_usage:
                 removed.append((start, end))
         return self._strip.relay(data, removed, self._parser.open_at)
+
+
+_SNIFF: Final = Meter._sniff

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from aigw_core.effects import CutResponse, EmitFact, OpenFact, ReleaseUpstream, SendResponseBody
+from aigw_core.effects import (
+    CutResponse,
+    EmitFact,
+    OpenFact,
+    ReleaseUpstream,
+    SendResponseBody,
+    SendResponseEnd,
+    SendResponseHead,
+)
 from aigw_core.errors import LocalProtocolError
 from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.facts import Outcome
 from aigw_core.headers import Headers
-from aigw_core.messages import CHUNKED, Length, RequestHead, ResponseHead
+from aigw_core.messages import CHUNKED, Framing, Length, RequestHead, ResponseHead
 from aigw_core.port import EffectPort
 from aigw_core.timers import Timers
-from tests.core.driver import CHAT, VIRTUAL_KEY, make_gateway
+from tests.core.driver import CHAT, CHAT_STREAM, VIRTUAL_KEY, make_gateway
 
 HEAD = RequestHead(
     b"POST",
@@ -62,3 +70,22 @@ def test_a_second_head_is_the_drivers_fault() -> None:
     machine, _ = responding()
     with pytest.raises(LocalProtocolError):
         machine.request_head(HEAD, 2.0)
+
+
+@pytest.mark.parametrize("framing", [CHUNKED, Length(0)])
+def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing) -> None:
+    """The one event was asked for here and is taken out; an empty chunk would have ended the body twice."""
+    port = EffectPort()
+    machine = ExchangeMachine(make_gateway(), port, owner=None, timers=Timers(), last_attempt=0)
+    head = RequestHead(HEAD.method, HEAD.target, HEAD.headers, Length(len(CHAT_STREAM)))
+    machine.request(head, CHAT_STREAM, 0.0)
+    opened = port.take()[0]
+    assert isinstance(opened, OpenFact)
+    machine.fact_opened(opened.record.id, 0.0)
+    machine.upstream_connected(1, False, 0.0)
+    port.take()
+    answer = ResponseHead(200, b"OK", Headers.of([(b"content-type", b"text/event-stream")]), framing)
+    event = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
+    machine.response(1, answer, event if framing == CHUNKED else b"", 1.0, reusable=True)
+    effects = port.take()
+    assert [type(effect) for effect in effects] == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
