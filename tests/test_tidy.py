@@ -352,6 +352,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
     ),
     "aigw_anyio": (),
     "aigw_asyncio": ("AsyncioDataPlane", "main"),
+    "aigw_trio": ("TrioDataPlane", "main"),
 }
 """What each package offers by its own name. A change here changes the public interface: say so in the changelog."""
 
