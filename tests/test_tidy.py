@@ -178,7 +178,9 @@ def _core_edges() -> list[tuple[str, str]]:
 
 
 def _story(name: str) -> int:
-    """3 the byte machine, 2 the semantic machine, 1 what they are made of, 0 the vocabulary."""
+    """4 the kit, 3 the byte machine, 2 the semantic machine, 1 what they are made of, 0 the vocabulary."""
+    if re.match(r"testing(\.|$)", name):
+        return 4
     if name in _VOCABULARY:
         return 0
     if re.match(r"connection(_|$)", name):
@@ -396,6 +398,22 @@ TESTED_ELSEWHERE: Final[dict[str, str]] = {
     "effects": "values without behaviour: test_connection and test_exchange",
     "connection_base": "half of connection: test_connection",
     "exchange_base": "half of exchange: test_exchange",
+    **dict.fromkeys(
+        (
+            "testing.__init__",
+            "testing.commands",
+            "testing.control",
+            "testing.endings",
+            "testing.exchanges",
+            "testing.ledger",
+            "testing.memory",
+            "testing.play",
+            "testing.scenario",
+            "testing.talk",
+            "testing.watch",
+        ),
+        "the kit: tests/conformance, where drivers that are wrong must fail it",
+    ),
 }
 """Modules of the core without a test file of their own name, and where they are tested."""
 
