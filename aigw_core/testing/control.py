@@ -302,6 +302,7 @@ _STAGES: Final = (
 _TIMERS: Final = frozenset({Feature.TIMERS})
 _CONTROL: Final = frozenset({Feature.CONTROL})
 _HOLD: Final = frozenset({Feature.HOLD})
+_EDGES: Final = frozenset({Feature.FLOW, Feature.EDGES})
 
 SCENARIOS: Final = (
     Scenario("head is late", head_is_late, _TIMERS, {"client_head": SHORT}),
@@ -310,7 +311,9 @@ SCENARIOS: Final = (
     Scenario("body is late", body_is_late, _TIMERS, {"client_body": SHORT}),
     Scenario("answer is late", answer_is_late, frozenset(), {"read": SHORT}),
     Scenario("stream stalls", stream_stalls, frozenset(), {"stream_idle": SHORT}),
-    Scenario("caller reads too late", caller_reads_too_late, _TIMERS | {Feature.FLOW}, {"client_write": SHORT}),
+    Scenario(
+        "caller reads too late", caller_reads_too_late, _TIMERS | {Feature.FLOW, Feature.EDGES}, {"client_write": SHORT}
+    ),
     Scenario("connect is late", connect_is_late, frozenset(), {"connect": SHORT}, provider="silent"),
     Scenario("sink is late", sink_is_late, _HOLD, {"opening": SHORT}, answering="hold"),
     Scenario("sink accepts", sink_accepts, _HOLD, answering="hold"),

@@ -74,7 +74,7 @@ def json_exchange(ledger: Ledger, *, asked: Split = whole, answered: Split = who
         yield CallerSend(piece)
     yield ProviderAccept()
     head, body = yield from provider().request()
-    assert b"Authorization: Bearer " + POOL_KEY + b"\r\n" in head
+    assert b"\r\nauthorization: bearer " + POOL_KEY + b"\r\n" in head.lower()
     assert body == CHAT
     for piece in answered(response()):
         yield ProviderSend(0, piece)
@@ -148,7 +148,7 @@ def own_key(ledger: Ledger) -> Script:
     yield CallerSend(request(key=b"key-of-the-caller"))
     yield ProviderAccept()
     head, _ = yield from provider().request()
-    assert b"Authorization: Bearer key-of-the-caller\r\n" in head
+    assert b"\r\nauthorization: bearer key-of-the-caller\r\n" in head.lower()
     yield ProviderSend(0, response())
     answer = yield from caller().answer()
     assert answer.body == COMPLETION

@@ -40,6 +40,7 @@ class Feature(Enum):
     HOLD = "its sink may answer later"
     POOL = "it keeps idle provider connections and sees them end"
     FLOW = "it stops reading from one side while the other does not take"
+    EDGES = "it tells the machine at once when a peer does not take, so that its write timers run"
     LEAVING = "it learns at once that a caller has left"
     RESET = "what was cut ends in RST, or at least not in order"
 
