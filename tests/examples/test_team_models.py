@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 
 import openai
@@ -24,12 +23,13 @@ def _ask(port: int, tenant: int, model: str, *, stream: bool = False) -> None:
     with openai.OpenAI(
         base_url=f"http://127.0.0.1:{port}/llm/openai/v1", api_key=virtual_key(tenant), max_retries=0
     ) as client:
-        create = partial(client.chat.completions.create, model=model, messages=[{"role": "user", "content": "Hello"}])
+        create = client.chat.completions.create
         if stream:
-            chunks = list(create(stream=True))
+            chunks = list(create(model=model, messages=[{"role": "user", "content": "Hello"}], stream=True))
             assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         else:
-            assert create().choices[0].message.content
+            answer = create(model=model, messages=[{"role": "user", "content": "Hello"}])
+            assert answer.choices[0].message.content
 
 
 class Threadsafe(SqliteSink):
