@@ -58,6 +58,7 @@ from aigw_core import (
     SendResponseHead,
     UsageFact,
     VoidFact,
+    parse_origin,
 )
 
 QUEUE_HIGH: Final = 65_536
@@ -377,12 +378,17 @@ def create_app(gateway: Gateway | None = None, sink: Sink | None = None) -> Star
 
 
 def gateway_of_environment() -> Gateway:
-    """OpenAI, with its key in ``OPENAI_API_KEY`` and the public key of your virtual keys in ``SIGNING_KEY``."""
+    """OpenAI, with its key in ``POOL_KEY`` and the public key of your virtual keys in ``SIGNING_KEY``.
+
+    ``PROVIDER`` is another place to find it at.
+    """
     try:
-        pool_key, signing_key = Secret(os.environ["OPENAI_API_KEY"]), os.environ["SIGNING_KEY"]
+        pool_key, signing_key = Secret(os.environ["POOL_KEY"]), os.environ["SIGNING_KEY"]
     except KeyError as missing:
         sys.exit(f"{missing} is not set")
     openai = replace(ProviderPolicy.of(PROVIDERS["openai"]), pool_key=pool_key)
+    if "PROVIDER" in os.environ:
+        openai = replace(openai, origin=parse_origin(os.environ["PROVIDER"]))
     policy = Policy(providers={"openai": openai}, keyring=KeyRing({1: signing_key}))
     limiter = Limiter(bytearray(Limiter.buffer_size()))
     return Gateway(policy, entropy=os.urandom(32), limiter=limiter, now=now(), wall=time.time())
