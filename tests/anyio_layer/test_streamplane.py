@@ -50,6 +50,15 @@ async def _answer(port: int) -> bytes:
     return data
 
 
+async def _is_accepting(port: int) -> bool:
+    try:
+        stream = await anyio.connect_tcp("127.0.0.1", port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
+
+
 async def test_a_fault_of_ours_ends_one_connection(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -116,9 +125,8 @@ async def test_no_more_accepting_while_connections_go_on() -> None:
         while not plane.connections:
             await anyio.sleep(0.001)
         plane.stop_accepting()
-        with pytest.raises(OSError, match="connect|refused|failed"):
-            while True:
-                await (await anyio.connect_tcp("127.0.0.1", port)).aclose()
+        while await _is_accepting(port):
+            pass
         await stream.send(b"TP/1.1\r\nHost: x\r\n\r\n")
         assert (await stream.receive()).startswith(b"HTTP/1.1 404 ")
 

@@ -131,22 +131,16 @@ async def test_addresses_are_not_looked_up(monkeypatch: pytest.MonkeyPatch, list
 
 
 async def test_a_peer_without_tls(listener: socket.socket) -> None:
-    async with connector() as connects:
+    def answer() -> None:
+        peer, _ = listener.accept()
+        with peer:
+            peer.recv(65_536)
+            peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with connector() as connects, anyio.create_task_group() as tasks:
+        tasks.start_soon(anyio.to_thread.run_sync, answer)
         with pytest.raises(ConnectFailed) as error:
-            async with anyio.create_task_group() as tasks:
-
-                def answer() -> None:
-                    peer, _ = listener.accept()
-                    with peer:
-                        peer.recv(65_536)
-                        peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-                tasks.start_soon(anyio.to_thread.run_sync, answer)
-                try:
-                    await connects.connect(origin(listener, "127.0.0.1", "https"), 0)
-                except ConnectFailed as failed:
-                    failure = failed
-            raise failure
+            await connects.connect(origin(listener, "127.0.0.1", "https"), 0)
     assert error.value.failure is ConnectFailure.TLS
 
 
