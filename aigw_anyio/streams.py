@@ -73,7 +73,7 @@ class StreamDriver:
         self._connecting: anyio.CancelScope | None = None
         self._pending: deque[_Input] = deque()
         self._carrying = False
-        self._emitted = False
+        self._push_due = False
         self._alarm = anyio.CancelScope()
         self._tasks: TaskGroup
 
@@ -157,8 +157,8 @@ class StreamDriver:
                 effects = pending.popleft()(anyio.current_time())
         finally:
             self._carrying = False
-        if self._emitted:
-            self._emitted = False
+        if self._push_due:
+            self._push_due = False
             self._sink.push()
         if self._shared.gateway.stats.failures:
             self._shared.log_failures()
@@ -208,17 +208,19 @@ class StreamDriver:
         accepted = self._sink.open(record)
         if accepted is None:
             self._shared.await_answer(record.id, self)
+            self._push_due = True
         else:
             answer = self.machine.fact_opened if accepted else self.machine.fact_refused
             self._pending.append(lambda now: answer(record.id, now))
 
     def _emit_fact(self, effect: EmitFact) -> None:
         self._sink.emit(effect.fact)
-        self._emitted = True
+        self._push_due = True
 
     def _void_fact(self, effect: VoidFact) -> None:
         self._shared.forget_answer(effect.id)
         self._sink.void(effect.id)
+        self._push_due = True
 
     def _connect(self, effect: Connect) -> None:
         attempt = effect.attempt

@@ -214,6 +214,7 @@ def trace(gateway: Gateway, provider: Provider, script: Script) -> Trace:
         except Closed as how:
             end = str(how)
     wait_until(lambda: not gateway.metric("aigw_exchanges"), "the exchange ends")
+    wait_until(lambda: len(gateway.facts()) == gateway.metric("aigw_facts_written_total"), "every fact is read")
     if provided.requests:
         assert provided.over.wait(DEADLINE)
     facts = [fact for fact_id, fact in gateway.facts().items() if fact_id not in known]
