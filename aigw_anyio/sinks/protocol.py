@@ -51,7 +51,7 @@ class FactSink(Protocol):
         ...
 
     def push(self) -> None:
-        """Hands over what was given to it. The data plane calls it in every turn of its event loop with facts in it."""
+        """Hands over what was emitted. The data plane calls it once per turn of its event loop with facts in it."""
         ...
 
     def void(self, fact_id: str) -> None:
