@@ -99,6 +99,9 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
     if arguments.uvloop and importlib.util.find_spec("uvloop") is None:
         logs.say("aigw: --uvloop needs the module uvloop: pip install 'aigw[fast]'")
         return EXIT_FAILED
+    if backend == "trio" and importlib.util.find_spec("trio") is None:
+        logs.say("aigw: the trio frontend needs the module trio: pip install 'aigw[trio]'")
+        return EXIT_FAILED
     if not _has_standard_streams():
         logs.say("aigw: standard output is closed, so usage facts have nowhere to go")
         return EXIT_FAILED

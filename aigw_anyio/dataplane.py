@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from anyio.abc import TaskGroup
+
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
 from aigw_core.gateway import Gateway
@@ -16,8 +18,8 @@ class DataPlane(Protocol):
     After a ``start`` that failed, or was never called, the others do nothing.
     """
 
-    async def start(self) -> tuple[str, int]:
-        """Binds and accepts; the bound host and port. Raises OSError."""
+    async def start(self, tasks: TaskGroup) -> tuple[str, int]:
+        """Binds and accepts, with ``tasks`` for background work; the bound host and port. Raises OSError."""
         ...
 
     def stop_accepting(self) -> None:

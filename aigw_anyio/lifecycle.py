@@ -126,7 +126,7 @@ class _Process:
         admin, admin_address = await self._bind_admin()
         # Probes are answered before the data listener is there: alive, not ready.
         await tasks.start(serve_admin, admin, state)
-        data_address = await self._bind_data()
+        data_address = await self._bind_data(tasks)
         state.connections = lambda: self._plane.connections
         state.is_listening = True
         tasks.start_soon(self._tell_time)
@@ -146,10 +146,10 @@ class _Process:
             listener = await httpd.listen(wanted.host, 0)
         return listener, ListenAddr(*httpd.bound_address(listener))
 
-    async def _bind_data(self) -> ListenAddr:
+    async def _bind_data(self, tasks: TaskGroup) -> ListenAddr:
         wanted = self._settings.listen_addr
         try:
-            return ListenAddr(*await self._plane.start())
+            return ListenAddr(*await self._plane.start(tasks))
         except OSError as error:
             if not self._gives_way("listen_addr", wanted, error):
                 raise StartError(_cannot_listen("listen_addr", wanted, error)) from None
@@ -157,7 +157,7 @@ class _Process:
         changed = self._settings.model_copy(update={"listen_addr": ListenAddr(wanted.host, 0)})
         self._plane = self._factory(self._gateway, self._sink, changed)
         try:
-            return ListenAddr(*await self._plane.start())
+            return ListenAddr(*await self._plane.start(tasks))
         except OSError as error:
             raise StartError(_cannot_listen("listen_addr", changed.listen_addr, error)) from None
 

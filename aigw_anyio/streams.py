@@ -1,27 +1,26 @@
 """Drives a Connection over anyio byte streams, on asyncio and on trio alike.
 
-The rules it keeps are those of :class:`aigw_core.connection.Connection`. Speed is not its point: one task
-per socket and direction, and a queue between the machine, which never waits, and each stream, which does.
+The rules it keeps are those of :class:`aigw_core.connection.Connection`. Every socket is a
+:class:`~aigw_anyio.channel.Channel`; the tasks that read them call the machine, which never waits.
 """
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import anyio
-from anyio.abc import ByteStream, SocketAttribute, TaskGroup
+import anyio.lowlevel
+from anyio.abc import TaskGroup
 
-from aigw_anyio.sinks import FactSink
+from aigw_anyio.channel import Channel
+from aigw_anyio.upstream import ConnectFailed, StreamUpstream
 from aigw_core.connection import Connection
 from aigw_core.effects import (
     Close,
     CloseDownstream,
     Connect,
-    ConnectFailure,
     Effect,
     EmitFact,
     OpenFact,
@@ -30,181 +29,116 @@ from aigw_core.effects import (
     SendUpstream,
     VoidFact,
 )
-from aigw_core.gateway import Gateway
 
-READ_SIZE: Final = 65_536
-"""Bytes taken from a stream at a time; also what is accepted beyond ``wants_…``."""
-QUEUE_HIGH: Final = 65_536
-"""Bytes queued for a socket at which it counts as blocked; it is writable again when the queue is empty."""
+if TYPE_CHECKING:
+    from aigw_anyio.sinks import FactSink
+    from aigw_core.denyset import DenyReason
+    from aigw_core.gateway import Gateway
+    from aigw_core.origin import Origin
 
-_BROKEN = (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
-_RESET = struct.pack("ii", 1, 0)
-
-OpenStream = Callable[[Connect], Awaitable[ByteStream]]
-"""Gets a fresh connection for a Connect effect; raises ConnectFailed."""
+_Input = Callable[[float], list[Effect]]
 
 
-class ConnectFailed(Exception):
-    """No connection, for a reason that the machine is told."""
+class Surroundings(Protocol):
+    """What the drivers of one process share: :class:`aigw_anyio.streamplane.StreamDataPlane`."""
 
-    def __init__(self, failure: ConnectFailure) -> None:
-        super().__init__(failure.name)
-        self.failure = failure
+    gateway: Gateway
+    sink: FactSink
 
+    async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
+        """Raises ConnectFailed."""
+        ...
 
-class _Queue:
-    """The ordered, bounded write queue of one socket."""
-
-    def __init__(self, stream: ByteStream, edge: Callable[[bool], None]) -> None:
-        self.stream = stream
-        self.high = QUEUE_HIGH
-        self._edge = edge
-        self._data: deque[bytes] = deque()
-        self._size = 0
-        self._blocked = False
-        self._ending = False
-        self._wake = anyio.Event()
-
-    def put(self, data: bytes) -> None:
-        self._data.append(data)
-        self._size += len(data)
-        self._check()
-        self._wake.set()
-
-    def end(self) -> None:
-        """Half-close once everything is sent; until then the socket counts as blocked."""
-        self._ending = True
-        self.high = 0
-        self._check()
-        self._wake.set()
-
-    def _check(self) -> None:
-        if not self._blocked and self._size > self.high:
-            self._blocked = True
-            self._edge(True)
-
-    async def pump(self) -> None:
-        try:
-            while True:
-                while self._data:
-                    data = self._data.popleft()
-                    await self.stream.send(data)
-                    self._size -= len(data)
-                if self._blocked:
-                    self._blocked = False
-                    self._edge(False)
-                if self._ending:
-                    # TLS streams have no half-close of their own; the peer sees the end when we close.
-                    if hasattr(self.stream, "send_eof"):
-                        await self.stream.send_eof()
-                    return
-                self._wake = anyio.Event()
-                await self._wake.wait()
-        except _BROKEN:
-            # The reading side of the same socket reports the loss.
-            return
+    def idle_upstream(self, origin: Origin) -> StreamUpstream | None: ...
+    def keep_upstream(self, upstream: StreamUpstream, idle_timeout: float) -> None: ...
+    def await_answer(self, fact_id: str, connection: StreamDriver) -> None: ...
+    def forget_answer(self, fact_id: str) -> None: ...
+    def lost(self, connection: StreamDriver, *, draining: bool) -> None: ...
+    def log_failures(self) -> None: ...
 
 
 class StreamDriver:
-    """One downstream stream and the upstream streams that its exchanges need."""
+    """The driver of one Connection. It decides nothing."""
 
-    def __init__(self, gateway: Gateway, stream: ByteStream, sink: FactSink, connect: OpenStream) -> None:
-        self.machine = Connection(gateway, anyio.current_time())
+    def __init__(self, shared: Surroundings, channel: Channel) -> None:
+        self._shared = shared
+        self._sink = shared.sink
+        self.machine = Connection(shared.gateway, anyio.current_time())
         self.machine.context = self
-        self._sink = sink
-        self._open_stream = connect
-        self._down = _Queue(stream, self._downstream_edge)
-        self._up: tuple[int, _Queue] | None = None
-        self._released = 0
-        self._up_scope = anyio.CancelScope()
-        self._pending: deque[Callable[[float], list[Effect]]] = deque()
+        self._down = channel
+        channel.on_data, channel.on_gone, channel.on_edge = self._arrived, self._gone, self._edge
+        self._reading = True
+        self._upstream: StreamUpstream | None = None
+        self._upstream_reading = True
+        self._connecting: anyio.CancelScope | None = None
+        self._pending: deque[_Input] = deque()
         self._carrying = False
-        self._changed = anyio.Event()
+        self._push_due = False
+        self._alarm = anyio.CancelScope()
         self._tasks: TaskGroup
 
     async def run(self) -> None:
-        """Serves the stream until the machine is done with it."""
+        """Serves the stream until the machine is done; however it ends, the ledger is paid and all is closed."""
         try:
             async with anyio.create_task_group() as self._tasks:
-                self._tasks.start_soon(self._down.pump)
-                self._tasks.start_soon(self._read_downstream)
+                self._tasks.start_soon(self._down.run)
                 await self._keep_time()
                 self._tasks.cancel_scope.cancel()
         finally:
-            self._run(self.machine.abandon(anyio.current_time()))
-            self._sink.push()
-            await anyio.aclose_forcefully(self._down.stream)
+            self.abandon()
 
     async def _keep_time(self) -> None:
-        while not self.machine.done:
-            changed = self._changed = anyio.Event()
-            with anyio.CancelScope(deadline=self.machine.wake_at):
-                await changed.wait()
-            if anyio.current_time() >= self.machine.wake_at:
-                self.feed(self.machine.tick)
-
-    async def _read_downstream(self) -> None:
-        machine, stream = self.machine, self._down.stream
-        while True:
-            while not machine.wants_downstream:
-                await self._changed.wait()
-            try:
-                data = await stream.receive(READ_SIZE)
-            except anyio.EndOfStream:
-                data = b""
-            except _BROKEN:
-                self.feed(machine.downstream_lost)
-                return
-            self.feed(lambda now, data=data: machine.receive_downstream(data, now))  # type: ignore[misc]  # bound at once
-            if not data:
-                return
-
-    async def _upstream(self, effect: Connect) -> None:
-        machine, attempt = self.machine, effect.attempt
-        if attempt <= self._released:
-            return
-        with anyio.CancelScope() as self._up_scope:
-            try:
-                stream = await self._open_stream(effect)
-            except ConnectFailed as error:
-                failure = error.failure
-                self.feed(lambda now: machine.upstream_failed(attempt, failure, now))
-                return
-            try:
-                async with anyio.create_task_group() as tasks:
-                    queue = _Queue(stream, lambda blocked: self._upstream_edge(attempt, blocked))
-                    self._up = (attempt, queue)
-                    tasks.start_soon(queue.pump)
-                    self.feed(lambda now: machine.upstream_connected(attempt, False, now))
-                    await self._read_upstream(attempt, stream)
-                    tasks.cancel_scope.cancel()
-            finally:
-                await anyio.aclose_forcefully(stream)
-
-    async def _read_upstream(self, attempt: int, stream: ByteStream) -> None:
+        """Sleeps until the machine's timers are due; :meth:`_run` moves the alarm where one comes earlier."""
         machine = self.machine
-        while True:
-            while not machine.wants_upstream:
-                await self._changed.wait()
-            try:
-                data = await stream.receive(READ_SIZE)
-            except anyio.EndOfStream:
-                data = b""
-            except _BROKEN:
-                self.feed(lambda now: machine.upstream_lost(attempt, True, now))
-                return
-            self.feed(lambda now, data=data: machine.receive_upstream(attempt, data, now))  # type: ignore[misc]  # bound at once
-            if not data:
-                return
+        while not machine.done:
+            with anyio.CancelScope(deadline=machine.wake_at) as self._alarm:
+                await anyio.sleep_forever()
+            if not machine.done:
+                self._feed(machine.tick)
 
-    def _downstream_edge(self, blocked: bool) -> None:
-        self.feed(self.machine.downstream_blocked if blocked else self.machine.downstream_writable)
+    # What its channels call
 
-    def _upstream_edge(self, attempt: int, blocked: bool) -> None:
+    def _arrived(self, data: bytes) -> None:
+        self._feed(lambda now: self.machine.receive_downstream(data, now))
+
+    def _gone(self, error: bool) -> None:  # noqa: ARG002  # to the machine a caller is gone either way
+        self._feed(self.machine.downstream_lost)
+        self._shared.lost(self, draining=not self.machine.done)
+
+    def _edge(self, blocked: bool) -> None:
+        self._feed(self.machine.downstream_blocked if blocked else self.machine.downstream_writable)
+
+    def upstream_data(self, attempt: int, data: bytes) -> None:
+        self._feed(lambda now: self.machine.receive_upstream(attempt, data, now))
+
+    def upstream_gone(self, attempt: int, error: bool) -> None:
+        if self._upstream is not None and self._upstream.attempt == attempt:
+            self._upstream = None
+        self._feed(lambda now: self.machine.upstream_lost(attempt, error, now))
+
+    def upstream_edge(self, attempt: int, blocked: bool) -> None:
         edge = self.machine.upstream_blocked if blocked else self.machine.upstream_writable
-        self.feed(lambda now: edge(attempt, now))
+        self._feed(lambda now: edge(attempt, now))
 
-    def feed(self, machine_input: Callable[[float], list[Effect]]) -> None:
+    # What the data plane calls
+
+    def fact_answer(self, fact_id: str, accepted: bool) -> None:
+        answer = self.machine.fact_opened if accepted else self.machine.fact_refused
+        self._feed(lambda now: answer(fact_id, now))
+
+    def drain(self) -> None:
+        self._feed(self.machine.drain)
+
+    def cut(self, reason: DenyReason | None) -> None:
+        self._feed(lambda now: self.machine.cut(reason, now))
+
+    def abandon(self) -> None:
+        """Ends at once; nothing that the ledger is owed may be lost."""
+        self._run(self.machine.abandon(anyio.current_time()))
+
+    # Driving
+
+    def _feed(self, machine_input: _Input) -> None:
         """Feeds now, or after the effects that are being carried out."""
         if self._carrying:
             self._pending.append(machine_input)
@@ -212,48 +146,147 @@ class StreamDriver:
             self._run(machine_input(anyio.current_time()))
 
     def _run(self, effects: list[Effect]) -> None:
+        machine, pending = self.machine, self._pending
         self._carrying = True
-        while True:
-            for effect in effects:
-                self._carry_out(effect)
-            if not self._pending:
-                break
-            effects = self._pending.popleft()(anyio.current_time())
-        self._carrying = False
-        self._changed.set()
-
-    def _carry_out(self, effect: Effect) -> None:
-        machine = self.machine
-        if isinstance(effect, SendDownstream):
-            self._down.put(effect.data)
-        elif isinstance(effect, SendUpstream):
-            if self._up is not None and self._up[0] == effect.attempt:
-                self._up[1].put(effect.data)
-        elif isinstance(effect, EmitFact):
-            self._sink.emit(effect.fact)
+        try:
+            while True:
+                for effect in effects:
+                    _CARRY_OUT[type(effect)](self, effect)
+                if not pending:
+                    break
+                effects = pending.popleft()(anyio.current_time())
+        finally:
+            self._carrying = False
+        if self._push_due:
+            self._push_due = False
             self._sink.push()
-        elif isinstance(effect, VoidFact):
-            self._sink.void(effect.id)
-        elif isinstance(effect, OpenFact):
-            fact_id = effect.record.id
-            accepted = self._sink.open(effect.record)
-            if accepted is not None:
-                answer = machine.fact_opened if accepted else machine.fact_refused
-                self._pending.append(lambda now: answer(fact_id, now))
-        elif isinstance(effect, Connect):
-            self._tasks.start_soon(self._upstream, effect)
-        elif isinstance(effect, ReleaseUpstream):
-            # Connections are not pooled here: each request gets its own.
-            self._up = None
-            self._released = effect.attempt
-            self._up_scope.cancel()
-        else:
-            self._close(effect)
+        if self._shared.gateway.stats.failures:
+            self._shared.log_failures()
+        if machine.done:
+            self._finish()
+            return
+        if machine.wake_at < self._alarm.deadline:
+            self._alarm.deadline = machine.wake_at
+        self._regulate()
 
-    def _close(self, effect: CloseDownstream) -> None:
+    def _regulate(self) -> None:
+        """Reads what the machine wants, and no more."""
+        wanted = self.machine.wants_downstream
+        if wanted is not self._reading:
+            self._reading = wanted
+            (self._down.resume if wanted else self._down.pause)()
+        upstream = self._upstream
+        if upstream is not None and self.machine.wants_upstream is not self._upstream_reading:
+            self._upstream_reading = not self._upstream_reading
+            (upstream.resume if self._upstream_reading else upstream.pause)()
+
+    def _finish(self) -> None:
+        """The machine is done: both sockets go."""
+        if self._down.is_empty:
+            self._down.close()
+        else:
+            self._down.abort()
+        self._stop_connecting()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.abort()
+        self._shared.lost(self, draining=False)
+        self._alarm.cancel()
+
+    # Effects
+
+    def _send_downstream(self, effect: SendDownstream) -> None:
+        self._down.send(effect.data)
+
+    def _send_upstream(self, effect: SendUpstream) -> None:
+        upstream = self._upstream
+        if upstream is not None and upstream.attempt == effect.attempt:
+            upstream.send(effect.data)
+
+    def _open_fact(self, effect: OpenFact) -> None:
+        record = effect.record
+        accepted = self._sink.open(record)
+        if accepted is None:
+            self._shared.await_answer(record.id, self)
+            self._push_due = True
+        else:
+            answer = self.machine.fact_opened if accepted else self.machine.fact_refused
+            self._pending.append(lambda now: answer(record.id, now))
+
+    def _emit_fact(self, effect: EmitFact) -> None:
+        self._sink.emit(effect.fact)
+        self._push_due = True
+
+    def _void_fact(self, effect: VoidFact) -> None:
+        self._shared.forget_answer(effect.id)
+        self._sink.void(effect.id)
+        self._push_due = True
+
+    def _connect(self, effect: Connect) -> None:
+        attempt = effect.attempt
+        idle = None if effect.fresh else self._shared.idle_upstream(effect.origin)
+        if idle is not None:
+            self._attach(idle, attempt)
+            self._pending.append(lambda now: self.machine.upstream_connected(attempt, True, now))
+            return
+        self._connecting = anyio.CancelScope()
+        self._tasks.start_soon(self._connect_fresh, effect, self._connecting)
+
+    async def _connect_fresh(self, effect: Connect, scope: anyio.CancelScope) -> None:
+        attempt = effect.attempt
+        with scope:
+            # Given up before it began: nothing of it may be seen at the provider.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+            try:
+                upstream = await self._shared.connect(effect.origin, effect.tries)
+            except ConnectFailed as error:
+                failure = error.failure
+                self._feed(lambda now: self.machine.upstream_failed(attempt, failure, now))
+                return
+            if scope.cancel_called:
+                upstream.abort()
+                return
+            self._connecting = None
+            self._attach(upstream, attempt)
+            self._feed(lambda now: self.machine.upstream_connected(attempt, False, now))
+
+    def _attach(self, upstream: StreamUpstream, attempt: int) -> None:
+        self._upstream = upstream
+        self._upstream_reading = True
+        upstream.attach(self, attempt)
+
+    def _stop_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    def _release_upstream(self, effect: ReleaseUpstream) -> None:
+        self._stop_connecting()
+        upstream, self._upstream = self._upstream, None
+        if upstream is None or upstream.attempt != effect.attempt:
+            return
+        upstream.user = None
+        if effect.reusable and upstream.usable:
+            self._shared.keep_upstream(upstream, effect.idle_timeout)
+        else:
+            upstream.abort()
+
+    def _close_downstream(self, effect: CloseDownstream) -> None:
         if effect.how is Close.LINGER:
             self._down.end()
             return
-        raw = self._down.stream.extra(SocketAttribute.raw_socket, None)
-        if raw is not None:
-            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self._down.abort()
+        self._shared.lost(self, draining=not self.machine.done)
+
+
+_CARRY_OUT: dict[type[Effect], Callable[[StreamDriver, Any], None]] = {
+    SendDownstream: StreamDriver._send_downstream,
+    SendUpstream: StreamDriver._send_upstream,
+    OpenFact: StreamDriver._open_fact,
+    EmitFact: StreamDriver._emit_fact,
+    VoidFact: StreamDriver._void_fact,
+    Connect: StreamDriver._connect,
+    ReleaseUpstream: StreamDriver._release_upstream,
+    CloseDownstream: StreamDriver._close_downstream,
+}
+"""Each method takes the effect type of its key, which the type of a dict cannot say."""

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import ssl
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
 
+from aigw_anyio.resolving import RESOLVER_THREADS, literal_address, look_up
+from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.sockets import tune
-from aigw_asyncio.tls import TlsPipe
 from aigw_asyncio.upstream import Upstream
 from aigw_core.effects import ConnectFailure
 from aigw_core.origin import Origin
 from aigw_core.resolver import AddressCache
-
-RESOLVER_THREADS: Final = 4
-"""Look-ups at a time; they are cached and shared, so only a dead resolver ever fills them."""
 
 
 class ConnectError(Exception):
@@ -76,10 +71,9 @@ class Connector:
         return upstream
 
     async def _resolve(self, host: str, port: int) -> tuple[str, ...]:
-        try:
-            return (str(ipaddress.ip_address(host)),)
-        except ValueError:
-            pass
+        literal = literal_address(host)
+        if literal is not None:
+            return (literal,)
         known = self._addresses.fresh(host, port, self._loop.time())
         if known is not None:
             return known
@@ -93,14 +87,11 @@ class Connector:
 
     async def _look_up(self, host: str, port: int) -> tuple[str, ...]:
         try:
-            found = await self._loop.run_in_executor(
-                self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            )
+            addresses = await self._loop.run_in_executor(self._threads, look_up, host, port)
         except (OSError, UnicodeError) as error:
             stale = self._addresses.stale(host, port, self._loop.time())
             if stale is not None:
                 return stale
             raise ConnectError(ConnectFailure.DNS) from error
-        addresses = tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
         self._addresses.store(host, port, addresses, self._loop.time())
         return addresses

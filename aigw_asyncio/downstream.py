@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.connector import ConnectError
 from aigw_asyncio.sockets import reset, tune
-from aigw_asyncio.tls import TlsPipe
 from aigw_asyncio.upstream import Upstream
 from aigw_core.connection import Connection
 from aigw_core.effects import (

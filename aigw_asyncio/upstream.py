@@ -6,8 +6,9 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING, Protocol, cast
 
+from aigw_anyio.plane import IdleLost
+from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.sockets import reset
-from aigw_asyncio.tls import TlsPipe
 
 if TYPE_CHECKING:
     from aigw_core.origin import Origin
@@ -187,7 +188,3 @@ class Upstream(asyncio.Protocol):
         self.user = None
         if self._transport is not None:
             reset(self._transport)
-
-
-class IdleLost(Protocol):
-    def __call__(self, upstream: Upstream, /) -> None: ...

@@ -33,13 +33,15 @@ from aigw_core.effects import (
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection, RemoteProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import OpenRecord, Outcome, UsageFact
-from aigw_core.gateway import Gateway
+from aigw_core.gateway import Cuttable, Gateway
 from aigw_core.headers import Headers
 from aigw_core.keys import (
     KeyFault,
     KeyRing,
+    ParsedKey,
     VirtualKey,
     VirtualKeyError,
+    fingerprint,
     mint_virtual_key,
     parse_virtual_key,
     public_key_of,
@@ -50,6 +52,7 @@ from aigw_core.messages import (
     NO_BODY,
     UNTIL_CLOSE,
     Chunked,
+    Framing,
     Length,
     NoBody,
     RequestHead,
@@ -57,11 +60,11 @@ from aigw_core.messages import (
     UntilClose,
 )
 from aigw_core.origin import Origin, parse_origin
-from aigw_core.policy import OnClientAbort, Policy, ProviderPolicy, StoredRefs, Timeouts
+from aigw_core.policy import AdmissionHook, ModelHook, OnClientAbort, Policy, ProviderPolicy, StoredRefs, Timeouts
 from aigw_core.pool import UpstreamPool
 from aigw_core.providers import PROVIDERS, AuthScheme, Provider
 from aigw_core.resolver import AddressCache
-from aigw_core.routing import Route
+from aigw_core.routing import Route, ScopeTable
 from aigw_core.secrets import Secret
 from aigw_core.timers import Timer
 from aigw_core.usage.meter import Meter, MeterResult, UsageStatus
@@ -75,6 +78,7 @@ __all__ = [
     "PROVIDERS",
     "UNTIL_CLOSE",
     "AddressCache",
+    "AdmissionHook",
     "Aggregate",
     "AuthScheme",
     "Chunked",
@@ -84,6 +88,7 @@ __all__ = [
     "ConnectFailure",
     "Connection",
     "CutResponse",
+    "Cuttable",
     "DenyChange",
     "DenyReason",
     "DenyScope",
@@ -94,6 +99,7 @@ __all__ = [
     "EmitFact",
     "Exchange",
     "ExchangeEffect",
+    "Framing",
     "Gateway",
     "Headers",
     "IncludeUsage",
@@ -104,12 +110,14 @@ __all__ = [
     "LocalProtocolError",
     "Meter",
     "MeterResult",
+    "ModelHook",
     "NoBody",
     "OnClientAbort",
     "OpenFact",
     "OpenRecord",
     "Origin",
     "Outcome",
+    "ParsedKey",
     "Policy",
     "Provider",
     "ProviderPolicy",
@@ -120,6 +128,7 @@ __all__ = [
     "RequestHead",
     "ResponseHead",
     "Route",
+    "ScopeTable",
     "Secret",
     "SendDownstream",
     "SendInformational",
@@ -142,6 +151,7 @@ __all__ = [
     "VirtualKeyError",
     "VoidFact",
     "Wire",
+    "fingerprint",
     "mint_virtual_key",
     "parse_origin",
     "parse_virtual_key",

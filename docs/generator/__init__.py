@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from docs.generator.bounds import bounds
 from docs.generator.configuration import configuration
+from docs.generator.examples import example, names
 from docs.generator.http import broken_answers, refused_requests, served_requests
+from docs.generator.layers import layers
 from docs.generator.providers import managed_scope, providers
 from docs.generator.rejections import examples, rejections
 from docs.generator.states import connection_diagram, connection_states, exchange_diagram, exchange_states, timers
@@ -29,9 +32,11 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "connection diagram": connection_diagram,
     "connection states": connection_states,
     "dropped for managed callers": dropped_for_managed,
+    **{f"example {name}": partial(example, name) for name in names()},
     "exchange diagram": exchange_diagram,
     "exchange states": exchange_states,
     "hop-by-hop fields": hop_by_hop,
+    "layers": layers,
     "managed scope": managed_scope,
     "metrics": metrics,
     "providers": providers,

@@ -36,7 +36,7 @@ class FakePlane:
         self.on_cut: Callable[[], None] = lambda: None
         self._listener: MultiListener[SocketStream] | None = None
 
-    async def start(self) -> tuple[str, int]:
+    async def start(self, tasks: TaskGroup) -> tuple[str, int]:
         self._listener = await httpd.listen(*self.settings.listen_addr)
         return httpd.bound_address(self._listener)
 

@@ -7,13 +7,17 @@ from functools import partial
 
 import anyio
 import pytest
-from anyio.abc import ByteStream, SocketAttribute, SocketStream
+from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
-from aigw_anyio.streams import ConnectFailed, StreamDriver
-from aigw_core.effects import Close, Connect, ConnectFailure
+from aigw_anyio.settings import load_settings
+from aigw_anyio.sinks import SinkStats
+from aigw_anyio.streamplane import StreamDataPlane
+from aigw_anyio.upstream import ConnectFailed, StreamUpstream
+from aigw_core.effects import Close, ConnectFailure
 from aigw_core.facts import OpenRecord, UsageFact
 from aigw_core.gateway import Gateway
+from aigw_core.origin import Origin
 from tests.core.driver import CHAT, CHAT_STREAM, COMPLETION, MemoryDriver, json_response, make_gateway, request
 from tests.core.test_connection import CHUNKED_SSE, EVENT, chunk
 from tests.core.test_split_invariance import REQUESTS, RESPONSES
@@ -30,6 +34,7 @@ class Facts:
         self.voids: list[str] = []
         self.owed: set[str] = set()
         self.on_answer = None
+        self.stats = SinkStats()
         self.ended = anyio.Event()
 
     def open(self, record: OpenRecord) -> bool:
@@ -49,8 +54,22 @@ class Facts:
         self.voids.append(fact_id)
 
 
+class Plane(StreamDataPlane):
+    """The real data plane, but that every provider is the one of the test, or is not to be had at first."""
+
+    def __init__(self, world: World) -> None:
+        settings, _ = load_settings(config=None, environ={"AI_LISTEN_ADDR": "127.0.0.1:0"})
+        super().__init__(world.gateway, world.sink, settings)  # type: ignore[arg-type]  # no background work
+        self._world = world
+
+    async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
+        if self._world.refuses > tries:
+            raise ConnectFailed(ConnectFailure.CONNECT)
+        return await super().connect(Origin("http", "127.0.0.1", self._world.port), tries)
+
+
 class World:
-    """A driver on one end of a real connection, and a provider that plays a script."""
+    """A data plane on a real socket, and a provider that plays a script."""
 
     def __init__(self, answers: list[bytes], *, closes: bool = False, refuses: int = 0) -> None:
         self.gateway: Gateway = make_gateway()
@@ -61,12 +80,7 @@ class World:
         self.received: list[bytes] = []
         self.got_request = anyio.Event()
         self.provider_lost = anyio.Event()
-        self._port = 0
-
-    async def open_stream(self, effect: Connect) -> ByteStream:
-        if self.refuses > effect.tries:
-            raise ConnectFailed(ConnectFailure.CONNECT)
-        return await anyio.connect_tcp("127.0.0.1", self._port)
+        self.port = 0
 
     async def provider(self, stream: SocketStream) -> None:
         number = len(self.received)
@@ -93,15 +107,12 @@ class World:
 
     async def serve(self, *, task_status: anyio.abc.TaskStatus[int]) -> None:
         providers: MultiListener[SocketStream] = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        callers: MultiListener[SocketStream] = await anyio.create_tcp_listener(local_host="127.0.0.1")
-        self._port = providers.extra(SocketAttribute.local_port)
-        async with providers, callers, anyio.create_task_group() as tasks:
+        self.port = providers.extra(SocketAttribute.local_port)
+        async with providers, anyio.create_task_group() as tasks:
             tasks.start_soon(providers.serve, self.provider)
-            tasks.start_soon(callers.serve, self.drive)
-            task_status.started(callers.extra(SocketAttribute.local_port))
-
-    async def drive(self, stream: SocketStream) -> None:
-        await StreamDriver(self.gateway, stream, self.sink, self.open_stream).run()  # type: ignore[arg-type]  # no background work
+            plane = Plane(self)
+            _, port = await plane.start(tasks)
+            task_status.started(port)
 
 
 async def read_at_least(stream: SocketStream, size: int) -> bytes:

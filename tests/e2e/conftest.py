@@ -11,7 +11,7 @@ from tests.e2e.fleet import Fleet
 from tests.e2e.gateway import Gateway
 from tests.e2e.provider import Provider
 
-BACKENDS: Final = ("asyncio",)
+BACKENDS: Final = ("asyncio", "trio")
 """Frontends that the whole suite runs against."""
 
 

@@ -96,6 +96,9 @@ def refuses(gateway: Gateway) -> bool:
         socket.create_connection(gateway.address, DEADLINE).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        # It came in the moment of closing.
+        return False
     return False
 
 

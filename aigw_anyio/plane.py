@@ -1,0 +1,222 @@
+"""What every data plane keeps: connections, who waits for which answer, idle upstream connections, the failure log."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
+
+from aigw_anyio.settings import Settings
+from aigw_anyio.settings.checks import max_connections
+from aigw_anyio.sinks import FactSink
+from aigw_anyio.tls import listener_context, upstream_context
+from aigw_anyio.tlspipe import TlsPipe
+from aigw_core.denyset import DenyChange
+from aigw_core.gateway import Gateway
+from aigw_core.origin import Origin
+
+if TYPE_CHECKING:
+    from aigw_core.denyset import DenyReason
+
+_log = logging.getLogger("aigw.exchange")
+
+LOG_LINES_MAX: Final = 100
+"""Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
+SWEEP_SECS: Final = 1.0
+"""Between looks for idle upstream connections that have expired."""
+
+
+class Driver(Protocol):
+    """The driver of one connection, as its data plane knows it. Each call is one input of its machine."""
+
+    def drain(self) -> None: ...
+    def cut(self, reason: DenyReason | None) -> None: ...
+    def abandon(self) -> None: ...
+    def fact_answer(self, fact_id: str, accepted: bool) -> None: ...
+
+
+class IdleLost(Protocol):
+    """Is told that an idle connection died."""
+
+    def __call__(self, upstream: Any, /) -> None: ...
+
+
+class PooledUpstream(Protocol):
+    """A connection to a provider that can be kept for another exchange."""
+
+    origin: Origin
+    idle_lost: IdleLost | None
+    """Told when the connection dies in the pool."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def resume(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+D = TypeVar("D", bound=Driver)
+U = TypeVar("U", bound=PooledUpstream)
+
+
+class PlaneBase(Generic[D, U]):
+    """The bookkeeping of a data plane; the frontend adds the sockets and names its two classes."""
+
+    driver_class: type[D]
+    upstream_class: type[U]
+
+    def __init__(self, gateway: Gateway, sink: FactSink, settings: Settings) -> None:
+        self.gateway = gateway
+        self.sink = sink
+        self.failures = gateway.stats.failures
+        files = settings.tls_files
+        self._listener_tls = listener_context(*files) if files is not None else None
+        self._address = settings.listen_addr
+        self._max_connections = max_connections(settings)
+        self._connections: set[D] = set()
+        self._detached: set[D] = set()
+        self._answers: dict[str, D] = {}
+        self._log_second = 0
+        self._logged = 0
+        self._unlogged = 0
+        sink.on_answer = self._fact_answer
+
+    def now(self) -> float:
+        """Monotonic seconds of the event loop."""
+        raise NotImplementedError
+
+    # aigw_anyio.dataplane.DataPlane, as far as it needs no sockets
+
+    def drain(self) -> None:
+        for connection in list(self._connections):
+            connection.drain()
+
+    def cut(self) -> None:
+        for connection in [*self._connections, *self._detached]:
+            connection.cut(None)
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections) + len(self._detached)
+
+    def apply_deny(self, changes: list[DenyChange] | None) -> None:
+        """Cuts what the deny-set now forbids; None after a whole new set."""
+        for owner, reason in self.gateway.apply_deny(changes):
+            driver = getattr(owner, "context", None)
+            if isinstance(driver, self.driver_class):
+                driver.cut(reason)
+
+    def abandon(self) -> None:
+        """Every connection pays what it owes to the ledger."""
+        for connection in [*self._connections, *self._detached]:
+            connection.abandon()
+        self._connections.clear()
+        self._detached.clear()
+        self.sink.push()
+
+    # What connections call
+
+    def listener_pipe(self) -> TlsPipe | None:
+        """TLS for one caller, where the listener has a certificate."""
+        return TlsPipe(self._listener_tls, server_side=True) if self._listener_tls is not None else None
+
+    @property
+    def is_full(self) -> bool:
+        """The process holds as many connections as its file descriptors allow."""
+        return len(self._connections) >= self._max_connections
+
+    def admit(self, connection: D) -> bool:
+        """False when the process is full."""
+        if self.is_full:
+            return False
+        self._connections.add(connection)
+        return True
+
+    def lost(self, connection: D, *, draining: bool) -> None:
+        """Its socket is gone; ``draining``: the machine reads on for the usage."""
+        self._connections.discard(connection)
+        if draining:
+            self._detached.add(connection)
+        else:
+            self._detached.discard(connection)
+
+    def await_answer(self, fact_id: str, connection: D) -> None:
+        self._answers[fact_id] = connection
+
+    def forget_answer(self, fact_id: str) -> None:
+        self._answers.pop(fact_id, None)
+
+    def _fact_answer(self, fact_id: str, accepted: bool) -> None:
+        connection = self._answers.pop(fact_id, None)
+        if connection is not None:
+            connection.fact_answer(fact_id, accepted)
+
+    def idle_upstream(self, origin: Origin) -> U | None:
+        pool = self.gateway.pool
+        while True:
+            handle = cast("U | None", pool.checkout(origin, self.now()))
+            if handle is None:
+                return None
+            handle.idle_lost = None
+            if handle.is_open:
+                return handle
+            handle.abort()
+
+    def keep_upstream(self, upstream: U, idle_timeout: float) -> None:
+        upstream.idle_lost = self._idle_lost
+        upstream.resume()
+        surplus = self.gateway.pool.checkin(upstream.origin, upstream, self.now(), idle_timeout=idle_timeout)
+        if surplus:
+            self.close_upstreams(surplus)
+
+    def _idle_lost(self, upstream: U) -> None:
+        self.gateway.pool.remove(upstream)
+
+    def sweep_pool(self) -> None:
+        """Call every SWEEP_SECS."""
+        self.close_upstreams(self.gateway.pool.expire(self.now()))
+
+    def close_upstreams(self, handles: list[object]) -> None:
+        for handle in handles:
+            if isinstance(handle, self.upstream_class):
+                handle.idle_lost = None
+                handle.close()
+
+    def log_failures(self) -> None:
+        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted."""
+        failures = self.failures
+        second = int(self.now())
+        if second != self._log_second:
+            if self._unlogged:
+                _log.warning("failures not logged one by one", extra={"fields": {"count": self._unlogged}})
+            self._log_second, self._logged, self._unlogged = second, 0, 0
+        while failures:
+            if self._logged >= LOG_LINES_MAX:
+                self._unlogged += len(failures)
+                failures.clear()
+                return
+            self._logged += 1
+            ended = failures.popleft()
+            _log.warning(
+                "%s",
+                ended.reason,
+                extra={
+                    "fields": {
+                        "request_id": ended.id,
+                        "provider": ended.provider,
+                        "wire": ended.wire,
+                        "status": ended.status,
+                        "upstream_status": ended.upstream_status,
+                        "duration_ms": ended.duration_ms,
+                        "detail": ended.detail,
+                    }
+                },
+            )
+
+
+def provider_tls(settings: Settings) -> ssl.SSLContext:
+    """The trust for provider connections. Raises ValueError."""
+    ca_file = settings.upstream_ca_file
+    return upstream_context(Path(ca_file) if ca_file is not None else None)

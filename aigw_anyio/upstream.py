@@ -1,0 +1,191 @@
+"""Connections of the stream driver to providers: looked up, opened, used, kept idle, closed."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import Protocol
+
+import anyio
+import anyio.to_thread
+from anyio.abc import TaskGroup
+
+from aigw_anyio.channel import Channel
+from aigw_anyio.plane import IdleLost
+from aigw_anyio.resolving import RESOLVER_THREADS, literal_address, look_up
+from aigw_anyio.socketstream import connect_socket
+from aigw_anyio.tlspipe import TlsPipe
+from aigw_core.effects import ConnectFailure
+from aigw_core.origin import Origin
+from aigw_core.resolver import AddressCache
+
+_log = logging.getLogger("aigw.exchange")
+
+
+class ConnectFailed(Exception):
+    """No connection, for a reason that the machine is told."""
+
+    def __init__(self, failure: ConnectFailure) -> None:
+        super().__init__(failure.name)
+        self.failure = failure
+
+
+class UpstreamUser(Protocol):
+    """Whoever holds a provider connection at the moment."""
+
+    def upstream_data(self, attempt: int, data: bytes) -> None:
+        """Plaintext; ``b""`` is EOF."""
+
+    def upstream_gone(self, attempt: int, error: bool) -> None: ...
+    def upstream_edge(self, attempt: int, blocked: bool) -> None: ...
+    def abandon(self) -> None: ...
+
+
+class StreamUpstream:
+    """One connection to a provider. While nobody uses it, any byte or EOF ends it."""
+
+    def __init__(self, origin: Origin, channel: Channel) -> None:
+        self.origin = origin
+        self.attempt = 0
+        self.user: UpstreamUser | None = None
+        self.idle_lost: IdleLost | None = None
+        self._channel = channel
+        channel.on_data, channel.on_gone, channel.on_edge = self._arrived, self._gone, self._edge
+        self.send = channel.send
+        self.pause, self.resume = channel.pause, channel.resume
+        self.established = channel.established
+
+    async def run(self) -> None:
+        """Until the connection is over; a fault of ours ends this connection and its exchange, no other."""
+        try:
+            await self._channel.run()
+        except Exception:  # noqa: BLE001  # our own bug: it is told, and ends no other connection
+            _log.exception("a provider connection has failed")
+            user, self.user = self.user, None
+            if user is not None:
+                user.abandon()
+
+    @property
+    def is_open(self) -> bool:
+        return self._channel.is_open
+
+    @property
+    def usable(self) -> bool:
+        """Open, with nothing left to send: fit for another request."""
+        return self._channel.is_open and self._channel.is_empty
+
+    def attach(self, user: UpstreamUser, attempt: int) -> None:
+        self.user, self.attempt = user, attempt
+
+    def _arrived(self, data: bytes) -> None:
+        if self.user is not None:
+            self.user.upstream_data(self.attempt, data)
+            return
+        # Nobody asked: a connection with such bytes in it must never carry a request.
+        self._idle_gone()
+        if data:
+            self.abort()
+        else:
+            self.close()
+
+    def _gone(self, error: bool) -> None:
+        user, self.user = self.user, None
+        if user is not None:
+            user.upstream_gone(self.attempt, error)
+        else:
+            self._idle_gone()
+
+    def _idle_gone(self) -> None:
+        if self.idle_lost is not None:
+            self.idle_lost(self)
+
+    def _edge(self, blocked: bool) -> None:
+        if self.user is not None:
+            self.user.upstream_edge(self.attempt, blocked)
+
+    def close(self) -> None:
+        """Orderly: what is queued is still sent."""
+        self.user = None
+        self._channel.close()
+
+    def abort(self) -> None:
+        """At once, so that the provider stops working for nobody."""
+        self.user = None
+        self._channel.abort()
+
+
+class StreamConnector:
+    """Opens connections; they, and the look-ups, live in the task group that it is given."""
+
+    def __init__(self, tls: ssl.SSLContext, tasks: TaskGroup) -> None:
+        self._tls = tls
+        self._tasks = tasks
+        self._addresses: AddressCache[str] = AddressCache()
+        self._lookups: dict[tuple[str, int], _Lookup] = {}
+        self._threads = anyio.CapacityLimiter(RESOLVER_THREADS)
+
+    def replace_tls(self, tls: ssl.SSLContext) -> None:
+        """For connections opened from now on."""
+        self._tls = tls
+
+    async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
+        """A fresh connection; try ``n`` takes the n-th address, round and round. Raises ConnectFailed."""
+        addresses = await self._resolve(origin.host, origin.port)
+        try:
+            stream = await connect_socket(addresses[tries % len(addresses)], origin.port)
+        except OSError as error:
+            raise ConnectFailed(ConnectFailure.CONNECT) from error
+        pipe = TlsPipe(self._tls, server_hostname=origin.host) if origin.scheme == "https" else None
+        upstream = StreamUpstream(origin, Channel(stream, pipe))
+        self._tasks.start_soon(upstream.run)
+        try:
+            await upstream.established()
+        except ssl.SSLError as error:
+            upstream.abort()
+            raise ConnectFailed(ConnectFailure.TLS) from error
+        except OSError as error:
+            upstream.abort()
+            raise ConnectFailed(ConnectFailure.CONNECT) from error
+        except BaseException:
+            upstream.abort()
+            raise
+        return upstream
+
+    async def _resolve(self, host: str, port: int) -> tuple[str, ...]:
+        literal = literal_address(host)
+        if literal is not None:
+            return (literal,)
+        known = self._addresses.fresh(host, port, anyio.current_time())
+        if known is not None:
+            return known
+        key = (host, port)
+        lookup = self._lookups.get(key)
+        if lookup is None:
+            # A task of its own: an exchange that gives up must not take the answer from the others.
+            lookup = self._lookups[key] = _Lookup()
+            self._tasks.start_soon(self._look_up, host, port, lookup)
+        await lookup.done.wait()
+        if not lookup.addresses:
+            raise ConnectFailed(ConnectFailure.DNS)
+        return lookup.addresses
+
+    async def _look_up(self, host: str, port: int, lookup: _Lookup) -> None:
+        try:
+            # Left behind when cancelled: the system's resolver may hang for longer than anybody waits.
+            lookup.addresses = await anyio.to_thread.run_sync(
+                look_up, host, port, abandon_on_cancel=True, limiter=self._threads
+            )
+            self._addresses.store(host, port, lookup.addresses, anyio.current_time())
+        except (OSError, UnicodeError):
+            lookup.addresses = self._addresses.stale(host, port, anyio.current_time()) or ()
+        finally:
+            del self._lookups[host, port]
+            lookup.done.set()
+
+
+class _Lookup:
+    """One look-up under way; no addresses mean that it failed."""
+
+    def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.addresses: tuple[str, ...] = ()
