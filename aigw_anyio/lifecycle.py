@@ -20,7 +20,8 @@ from aigw_anyio.admin import AdminState, serve_admin
 from aigw_anyio.dataplane import DataPlaneFactory
 from aigw_anyio.memory import settle_heap
 from aigw_anyio.settings import ListenAddr, Settings, SettingsError
-from aigw_anyio.sinks import FactSink, StdoutSink
+from aigw_anyio.sinks import FactSink, SinkError
+from aigw_anyio.sinks.choice import make_sink
 from aigw_core.gateway import Gateway
 from aigw_core.limiter import Limiter
 
@@ -49,6 +50,13 @@ _ADOPTED_AT_START: Final = (
     "tls_key_file",
     "max_connections",
     "pool_max_idle",
+    "fact_sink",
+    "spool_dir",
+    "spool_fsync",
+    "spool_max_bytes",
+    "spool_retention_days",
+    "facts_subject",
+    "facts_stream",
 )
 
 Reload = Callable[[], tuple[Settings, list[str]]]
@@ -73,7 +81,7 @@ class Options:
     """Whether process-wide settings, such as those of the garbage collector, may be changed."""
     announce: Callable[[ListenAddr], None] | None = None
     """Called with the bound data address, after the ``listening`` line."""
-    make_sink: Callable[[], FactSink] = StdoutSink
+    make_sink: Callable[[Settings], FactSink] = make_sink
 
 
 async def run_gateway(settings: Settings, factory: DataPlaneFactory, options: Options) -> int:
@@ -107,12 +115,12 @@ class _Process:
             wall=time.time(),
             pool_max_idle=settings.pool_max_idle,
         )
-        self._sink = options.make_sink()
+        self._sink = options.make_sink(settings)
         self._plane = factory(self._gateway, self._sink, settings)
 
     async def run(self, signals: AsyncIterator[signal.Signals], tasks: TaskGroup) -> int:
         try:
-            await tasks.start(self._sink.run)
+            await self._start_sink(tasks)
             await self._start(tasks)
             await self._serve(signals)
             code = await self._stop(signals, tasks)
@@ -120,6 +128,12 @@ class _Process:
             await self._abandon()
             raise
         return code
+
+    async def _start_sink(self, tasks: TaskGroup) -> None:
+        try:
+            await tasks.start(self._sink.run)
+        except SinkError as error:
+            raise StartError(str(error)) from None
 
     async def _start(self, tasks: TaskGroup) -> None:
         state = AdminState(self._gateway, self._sink, self._options.backend, anyio.current_time())

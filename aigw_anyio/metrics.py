@@ -105,6 +105,12 @@ def _facts(out: _Exposition, facts: SinkStats) -> None:
     out.counter("aigw_facts_lost_total", "Usage facts that nobody can read any more.", facts.lost)
     out.gauge("aigw_facts_outstanding", "Admitted exchanges whose fact is still due.", facts.outstanding)
     out.gauge("aigw_facts_buffered_bytes", "Bytes of facts that wait for their reader.", facts.buffered_bytes)
+    out.counter(
+        "aigw_facts_recovered_total", "Exchanges of dead processes that became gateway_lost facts.", facts.recovered
+    )
+    out.counter("aigw_facts_published_total", "Usage facts that a NATS stream has acknowledged.", facts.published)
+    out.gauge("aigw_facts_unpublished", "Usage facts in the spool that wait for the NATS stream.", facts.unpublished)
+    out.gauge("aigw_spool_bytes", "Disk that the spool takes, reserved room included.", facts.spool_bytes)
 
 
 def _deny(out: _Exposition, gateway: Gateway) -> None:

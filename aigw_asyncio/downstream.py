@@ -250,6 +250,7 @@ class Downstream(asyncio.Protocol):
     def _void_fact(self, effect: VoidFact) -> None:
         self._plane.forget_answer(effect.id)
         self._sink.void(effect.id)
+        self._plane.push_facts_soon()
 
     def _connect(self, effect: Connect) -> None:
         attempt = effect.attempt

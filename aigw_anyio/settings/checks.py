@@ -44,6 +44,7 @@ def cross_problems(settings: Settings, broken: set[str], label: Label) -> list[s
         (("upstream_ca_file",), _upstream_tls),
         (("signing_keys", "require_signing_keys"), _signing_keys),
         (("listen_addr", "metrics_listen"), _addresses),
+        (("fact_sink", "spool_dir", "nats_url"), _fact_sink),
         ((), _not_available),
     )
     return [problem for names, check in checks if broken.isdisjoint(names) for problem in check(settings, label)]
@@ -166,6 +167,15 @@ def _addresses(settings: Settings, label: Label) -> Iterator[str]:
         yield f"{label('metrics_listen')}: is the same address as listen_addr; allowed: another port"
 
 
+def _fact_sink(settings: Settings, label: Label) -> Iterator[str]:
+    if settings.fact_sink is FactSinkKind.STDOUT:
+        return
+    if settings.spool_dir is None:
+        yield f"{label('spool_dir')}: is unset, but fact_sink is {settings.fact_sink}; allowed: the path of a directory"
+    if settings.fact_sink is FactSinkKind.NATS and settings.nats_url is None:
+        yield f'{label("nats_url")}: is unset, but fact_sink is nats; allowed: an address such as "nats://host:4222"'
+
+
 def _not_available(settings: Settings, label: Label) -> Iterator[str]:
     source = settings.effective_deny_source
     if source is not DenySource.NONE:
@@ -173,7 +183,5 @@ def _not_available(settings: Settings, label: Label) -> Iterator[str]:
         yield f"{label(name)}: the {source} deny feed is not available yet; allowed: deny_source none"
     elif settings.snapshot_path is not None:
         yield f"{label('snapshot_path')}: deny-set snapshots are not available yet; allowed: unset"
-    if settings.fact_sink is not FactSinkKind.STDOUT:
-        yield f"{label('fact_sink')}: the {settings.fact_sink} sink is not available yet; allowed: stdout"
     if settings.workers != 1:
         yield f"{label('workers')}: several workers are not available yet; allowed: 1"

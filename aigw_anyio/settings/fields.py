@@ -25,6 +25,8 @@ _BASE_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 _SCOPE_ENTRY: Final = re.compile(r"(?:[A-Z]{1,16} )?/[A-Za-z0-9._~!$&'()+,;=:@/-]*\*?")
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 _BETA_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}\*?")
+_SUBJECT: Final = re.compile(r"[A-Za-z0-9_-]{1,64}(?:\.[A-Za-z0-9_-]{1,64}){0,15}")
+_STREAM: Final = re.compile(r"[A-Za-z0-9_-]{1,255}")
 _KID: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 _VISIBLE: Final = re.compile(rb"[\x21-\x7e]{1,4096}")
 
@@ -160,5 +162,7 @@ BasePath = Annotated[
     str, BeforeValidator(_matching(_BASE_PATH, "a base path is empty or begins, and does not end, with /"))
 ]
 ScopeEntry = Annotated[str, BeforeValidator(_scope_entry)]
+Subject = Annotated[str, BeforeValidator(_matching(_SUBJECT, "is no NATS subject of words and dots"))]
+StreamName = Annotated[str, BeforeValidator(_matching(_STREAM, "is no name of a stream"))]
 HeaderName = Annotated[str, BeforeValidator(_matching(_HEADER_NAME, "an entry is no header name"))]
 BetaPattern = Annotated[str, BeforeValidator(_matching(_BETA_PATTERN, "an entry is no beta token"))]

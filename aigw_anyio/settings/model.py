@@ -23,6 +23,8 @@ from aigw_anyio.settings.fields import (
     Seconds,
     SecondsOrZero,
     SecretText,
+    StreamName,
+    Subject,
     Text,
     Whole,
     per_provider,
@@ -152,8 +154,10 @@ class Settings(BaseModel):
     fact_sink: FactSinkKind = Field(FactSinkKind.STDOUT, description="stdout, spool or nats")
     spool_dir: Text | None = Field(None, description="the path of a directory")
     spool_fsync: SpoolFsync = Field(SpoolFsync.INTERVAL, description="always, interval or never")
-    facts_subject: Text = Field("ai.usage", description="a NATS subject")
-    facts_stream: Text = Field("AI_USAGE", description="the name of a stream")
+    spool_max_bytes: Positive | None = Field(None, description="bytes, a whole number of at least 1")
+    spool_retention_days: Whole = Field(30, description="days, a whole number; 0 is for good")
+    facts_subject: Subject = Field("ai.usage", description="a NATS subject without wildcards")
+    facts_stream: StreamName = Field("AI_USAGE", description="the name of a stream: no space, dot, *, >, / or \\")
 
     include_usage: IncludeUsage = Field(IncludeUsage.INJECT, description="inject, verbatim or require")
     on_client_abort: Annotated[dict[str, OnClientAbort], BeforeValidator(per_provider)] = Field(

@@ -11,6 +11,10 @@ from anyio.abc import TaskStatus
 from aigw_core.facts import OpenRecord, UsageFact
 
 
+class SinkError(Exception):
+    """A sink cannot start; the text is one line for the operator."""
+
+
 @dataclass(slots=True)
 class SinkStats:
     """Counters since the process started, and what is held now."""
@@ -24,6 +28,14 @@ class SinkStats:
     outstanding: int = 0
     """Open records without their end."""
     buffered_bytes: int = 0
+    recovered: int = 0
+    """Exchanges of dead processes that became ``gateway_lost`` facts."""
+    spool_bytes: int = 0
+    """Bytes of disk that the process's own spool takes, reserved room included."""
+    published: int = 0
+    """Facts that a NATS stream has acknowledged."""
+    unpublished: int = 0
+    """Facts in the spool that no stream has acknowledged yet."""
 
 
 class FactSink(Protocol):
@@ -31,6 +43,9 @@ class FactSink(Protocol):
 
     Per record: ``open``; when it is accepted, one of ``emit`` or ``void`` ends it. ``void`` may also come
     while the answer is still due; the sink then calls ``on_answer`` no more for that record.
+
+    An embedder's own sink needs ``open``, ``emit`` and whatever it wants to do in ``push``; the rest it
+    inherits from :class:`BaseSink`.
     """
 
     on_answer: Callable[[str, bool], None] | None
@@ -51,7 +66,11 @@ class FactSink(Protocol):
         ...
 
     def push(self) -> None:
-        """Hands over what was emitted. The data plane calls it once per turn of its event loop with facts in it."""
+        """Hands over what was emitted, and answers for what was opened.
+
+        The data plane calls it once per turn of its event loop in which ``emit`` or ``void`` was called, or
+        ``open`` answered None.
+        """
         ...
 
     def void(self, fact_id: str) -> None:
@@ -59,9 +78,36 @@ class FactSink(Protocol):
         ...
 
     async def run(self, *, task_status: TaskStatus[None]) -> None:
-        """Background work until cancelled."""
+        """Background work until cancelled. Raises SinkError, before it has started, where it cannot work."""
         ...
 
     async def flush(self) -> None:
         """Returns when every fact is written, or cannot be; the caller bounds the time."""
         ...
+
+
+class BaseSink:
+    """What most sinks have in common: everything is accepted, nothing waits, nothing runs in the background."""
+
+    def __init__(self) -> None:
+        self.on_answer: Callable[[str, bool], None] | None = None
+        self.stats = SinkStats()
+
+    @property
+    def degraded(self) -> bool:
+        return False
+
+    def open(self, record: OpenRecord) -> bool | None:  # noqa: ARG002  # for those who override it
+        return True
+
+    def push(self) -> None:
+        return
+
+    def void(self, fact_id: str) -> None:  # noqa: ARG002  # for those who override it
+        return
+
+    async def run(self, *, task_status: TaskStatus[None]) -> None:
+        task_status.started()
+
+    async def flush(self) -> None:
+        self.push()

@@ -90,7 +90,7 @@ class Run:
             reload=self.load,
             movable=movable,
             announce=announce,
-            make_sink=lambda: StdoutSink(sink_fd),
+            make_sink=lambda _: StdoutSink(sink_fd),
         )
 
         async def run() -> None:

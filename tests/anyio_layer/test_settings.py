@@ -73,6 +73,8 @@ def test_defaults_are_those_of_the_reference() -> None:
         "fact_sink": "stdout",
         "spool_dir": None,
         "spool_fsync": "interval",
+        "spool_max_bytes": None,
+        "spool_retention_days": 30,
         "facts_subject": "ai.usage",
         "facts_stream": "AI_USAGE",
         "include_usage": IncludeUsage.INJECT,
@@ -283,7 +285,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "provider_authorities.plain: plain http would show the pool key",
         "signing_keys: is empty, but require_signing_keys is set; allowed: ",
         "snapshot_path: deny-set snapshots are not available yet; allowed: ",
-        "fact_sink: the spool sink is not available yet; allowed: stdout",
+        "spool_dir: is unset, but fact_sink is spool; allowed: the path of a directory",
         "workers: several workers are not available yet; allowed: 1",
     ]
     for start in starts:
@@ -297,7 +299,10 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         ({"AI_DENY_SOURCE": "nats"}, "deny_source (AI_DENY_SOURCE): the nats deny feed is not available yet"),
         ({"AI_DENY_SOURCE": "file"}, "deny_source (AI_DENY_SOURCE): the file deny feed is not available yet"),
         ({"AI_NATS_URL": "nats://h"}, "nats_url (AI_NATS_URL): the nats deny feed is not available yet"),
-        ({"AI_FACT_SINK": "nats"}, "fact_sink (AI_FACT_SINK): the nats sink is not available yet"),
+        ({"AI_FACT_SINK": "spool"}, "spool_dir: is unset, but fact_sink is spool; allowed: "),
+        ({"AI_FACT_SINK": "nats", "AI_SPOOL_DIR": "x"}, "nats_url: is unset, but fact_sink is nats; allowed: "),
+        ({"AI_FACTS_SUBJECT": "ai.*"}, "facts_subject (AI_FACTS_SUBJECT): is no NATS subject of words and dots"),
+        ({"AI_FACTS_STREAM": "A.B"}, "facts_stream (AI_FACTS_STREAM): is no name of a stream"),
         ({"AI_TLS_CERT_FILE": "/x"}, "tls_key_file: is not set; allowed: tls_cert_file and tls_key_file together"),
         (
             {"AI_METRICS_LISTEN": "0.0.0.0:8080"},

@@ -70,7 +70,11 @@ class Client:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         sock.settimeout(DEADLINE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.connect(gateway.address)
+        try:
+            sock.connect(gateway.address)
+        except OSError:
+            sock.close()
+            raise
         self.sock: socket.socket = sock
         if tls is not None:
             self.sock = tls.wrap_socket(sock, server_hostname="localhost", suppress_ragged_eofs=False)

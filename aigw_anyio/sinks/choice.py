@@ -1,0 +1,40 @@
+"""The sink that the settings ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from aigw_anyio.settings import Settings
+from aigw_anyio.settings.model import FactSinkKind
+from aigw_anyio.sinks.protocol import FactSink
+from aigw_anyio.sinks.spool import SpoolOptions, SpoolSink
+from aigw_anyio.sinks.stdout import StdoutSink
+
+DAY_SECS: Final = 86_400.0
+"""Of ``spool_retention_days``; days are what people keep records by."""
+
+
+def make_sink(settings: Settings, worker: int = 0) -> FactSink:
+    """Nothing is opened before ``run``. ``worker``: the index of this process among those that share the port.
+
+    Raises OSError where standard output is closed.
+    """
+    if settings.fact_sink is FactSinkKind.STDOUT:
+        return StdoutSink()
+    return SpoolSink(_directory(settings), spool_options(settings, worker))
+
+
+def spool_options(settings: Settings, worker: int) -> SpoolOptions:
+    days = settings.spool_retention_days
+    return SpoolOptions(
+        fsync=settings.spool_fsync,
+        worker=worker,
+        bytes_max=settings.spool_max_bytes,
+        keep_secs=days * DAY_SECS if days else None,
+    )
+
+
+def _directory(settings: Settings) -> Path:
+    assert settings.spool_dir is not None, "checked with the settings"
+    return Path(settings.spool_dir)
