@@ -109,7 +109,9 @@ def _facts(out: _Exposition, facts: SinkStats) -> None:
         "aigw_facts_recovered_total", "Exchanges of dead processes that became gateway_lost facts.", facts.recovered
     )
     out.counter("aigw_facts_published_total", "Usage facts that a NATS stream has acknowledged.", facts.published)
-    out.gauge("aigw_facts_unpublished", "Usage facts in the spool that wait for the NATS stream.", facts.unpublished)
+    out.gauge(
+        "aigw_spool_unpublished_records", "Records of the spool that wait for the NATS stream.", facts.unpublished
+    )
     out.gauge("aigw_spool_bytes", "Disk that the spool takes, reserved room included.", facts.spool_bytes)
 
 

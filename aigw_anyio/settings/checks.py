@@ -10,6 +10,7 @@ from typing import Final
 
 from aigw_anyio import tls
 from aigw_anyio.limits import FILES_RESERVED, default_max_connections, open_files_limit
+from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.settings.fields import shown
 from aigw_anyio.settings.model import DEFAULT, DenySource, FactSinkKind, Settings
 from aigw_core.origin import Origin, parse_origin
@@ -174,6 +175,12 @@ def _fact_sink(settings: Settings, label: Label) -> Iterator[str]:
         yield f"{label('spool_dir')}: is unset, but fact_sink is {settings.fact_sink}; allowed: the path of a directory"
     if settings.fact_sink is FactSinkKind.NATS and settings.nats_url is None:
         yield f'{label("nats_url")}: is unset, but fact_sink is nats; allowed: an address such as "nats://host:4222"'
+    elif settings.fact_sink is FactSinkKind.NATS and settings.nats_url is not None:
+        creds = Path(settings.nats_creds) if settings.nats_creds is not None else None
+        try:
+            parse_nats_url(settings.nats_url, creds_file=creds)
+        except ValueError as error:
+            yield f'{label("nats_url")}: {error}; allowed: an address such as "nats://host:4222"'
 
 
 def _not_available(settings: Settings, label: Label) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,10 @@ DAY_SECS: Final = 86_400.0
 """Of ``spool_retention_days``; days are what people keep records by."""
 
 
+ACKED_KEPT_SECS: Final = 3_600.0
+"""For the ``nats`` sink: an hour in which ``aigw facts`` can still show what the stream has taken."""
+
+
 def make_sink(settings: Settings, worker: int = 0) -> FactSink:
     """Nothing is opened before ``run``. ``worker``: the index of this process among those that share the port.
 
@@ -22,7 +27,20 @@ def make_sink(settings: Settings, worker: int = 0) -> FactSink:
     """
     if settings.fact_sink is FactSinkKind.STDOUT:
         return StdoutSink()
-    return SpoolSink(_directory(settings), spool_options(settings, worker))
+    options = spool_options(settings, worker)
+    if settings.fact_sink is FactSinkKind.SPOOL:
+        return SpoolSink(_directory(settings), options)
+    # nats-py is loaded where it is used.
+    from aigw_anyio.nats.options import parse_nats_url
+    from aigw_anyio.sinks.nats import NatsSink, NatsTarget
+
+    assert settings.nats_url is not None, "checked with the settings"
+    creds = Path(settings.nats_creds) if settings.nats_creds is not None else None
+    target = NatsTarget(
+        parse_nats_url(settings.nats_url, creds_file=creds), settings.facts_subject, settings.facts_stream
+    )
+    options = dataclasses.replace(options, keep_secs=ACKED_KEPT_SECS)
+    return NatsSink(_directory(settings), target, options)
 
 
 def spool_options(settings: Settings, worker: int) -> SpoolOptions:

@@ -35,7 +35,7 @@ class SinkStats:
     published: int = 0
     """Facts that a NATS stream has acknowledged."""
     unpublished: int = 0
-    """Facts in the spool that no stream has acknowledged yet."""
+    """Records of the process's own spool behind what a stream has acknowledged."""
 
 
 class FactSink(Protocol):

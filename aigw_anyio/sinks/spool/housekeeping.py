@@ -43,6 +43,7 @@ class Housed(Protocol):
     @property
     def is_durable(self) -> bool: ...
     def oldest_needed(self) -> int: ...
+    def oldest_needed_of(self, directory: Path) -> int | None: ...
     def has_room_to_spare(self) -> bool: ...
 
 
@@ -80,15 +81,15 @@ def _settle(sink: Housed, directory: Path, settled: dict[Path, tuple[object, ...
     """Recovers the spool of a dead process. What is settled and has not changed is not read again."""
     spool: Spool | None = None
     try:
-        if settled.get(directory) == _traits(directory):
+        if settled.get(directory) == traits(directory):
             return
         spool = take(directory, sink.files)
         if spool is None:
             return
         state = recover(spool, durable=sink.is_durable, pause=partial(time.sleep, PAUSE_SECS))
         sink.stats.recovered += state.lost
-        _remove_old(sink, spool, below=None)
-        settled[directory] = _traits(directory)
+        _remove_old(sink, spool, below=sink.oldest_needed_of(directory))
+        settled[directory] = traits(directory)
     except (OSError, SpoolFormatError) as error:
         _log.error("a spool cannot be recovered: %s", error, extra={"fields": {"spool": directory.name}})
     finally:
@@ -96,7 +97,7 @@ def _settle(sink: Housed, directory: Path, settled: dict[Path, tuple[object, ...
             spool.close()
 
 
-def _traits(directory: Path) -> tuple[object, ...]:
+def traits(directory: Path) -> tuple[object, ...]:
     """What changes when somebody writes to a spool."""
     found = segments(directory)
     stats = [segment.path.stat() for segment in found[-2:]]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import anyio
 from anyio.abc import TaskStatus
@@ -75,9 +76,10 @@ class SpoolSink:
         """Something was written since the last sync."""
         self._need_room = anyio.Event()
         self._need_sync = anyio.Event()
-        self.written = anyio.Event()
-        """Set, and replaced, when records were written: for whoever follows."""
-        self._followed = False
+        self.mark = (0, 0)
+        """Segment and offset up to which everything is written; replaced whole, so any thread may read it."""
+        self.on_written: Callable[[], None] | None = None
+        """Called in the loop's thread when there is more below the mark."""
 
     # What the data plane calls
 
@@ -186,13 +188,9 @@ class SpoolSink:
 
     def _note_written(self) -> None:
         self._is_new_data = True
-        if self._followed:
-            self.written.set()
-            self.written = anyio.Event()
-
-    def follow(self) -> None:
-        """From now on ``written`` is set."""
-        self._followed = True
+        if self.on_written is not None:
+            self.mark = (self.writer.number, self.writer.offset)
+            self.on_written()
 
     def _is_full(self) -> bool:
         return self._has_too_many() or (self._writer is not None and self._reserve(self._writer) < 0)
@@ -216,15 +214,29 @@ class SpoolSink:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Raises SinkError, before it has started, for a directory in which nothing can be kept."""
+        refusal: SinkError | None = None
         try:
             await self._start()
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._keep_room)
-                tasks.start_soon(self._keep_synced)
-                tasks.start_soon(housekeeping.keep_tidy, self)
-                task_status.started()
+                for work in self._background():
+                    tasks.start_soon(work)
+                try:
+                    await self._begin()
+                    task_status.started()
+                except SinkError as error:
+                    refusal = error
+                    tasks.cancel_scope.cancel()
         finally:
             self._close()
+        if refusal is not None:
+            raise refusal
+
+    def _background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """What runs beside the requests."""
+        return [self._keep_room, self._keep_synced, partial(housekeeping.keep_tidy, self)]
+
+    async def _begin(self) -> None:
+        """The last step before requests are let in. Raises SinkError."""
 
     async def _start(self) -> None:
         def prepare() -> SegmentWriter:
@@ -371,9 +383,13 @@ class SpoolSink:
         return min(self._outstanding.values(), default=None)
 
     def oldest_needed(self) -> int:
-        """The number of the oldest segment that is not to be deleted."""
+        """The number of the oldest segment of our own that is not to be deleted."""
         # A copy: this may run in a thread.
         return min([self.writer.number, *list(self._outstanding.values())])
+
+    def oldest_needed_of(self, directory: Path) -> int | None:  # noqa: ARG002  # for those who override it
+        """The same of a dead process's spool; None: none is needed."""
+        return None
 
     @property
     def is_durable(self) -> bool:
