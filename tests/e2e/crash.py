@@ -165,12 +165,14 @@ class Load:
 def spool_environment(provider: Provider, directory: Path, **changes: str) -> dict[str, str]:
     return environment(
         provider,
-        AI_FACT_SINK="spool",
-        AI_SPOOL_DIR=str(directory),
-        AI_RATE_LIMIT_RPS="0",
-        AI_UNVERIFIED_RATE_LIMIT_RPS="0",
-        AI_LOG_LEVEL="warning",
-        **changes,
+        **{
+            "AI_FACT_SINK": "spool",
+            "AI_SPOOL_DIR": str(directory),
+            "AI_RATE_LIMIT_RPS": "0",
+            "AI_UNVERIFIED_RATE_LIMIT_RPS": "0",
+            "AI_LOG_LEVEL": "warning",
+            **changes,
+        },
     )
 
 
