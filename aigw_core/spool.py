@@ -124,18 +124,20 @@ def pack_run(items: Iterable[tuple[int, bytes, str]], sequence: int, room: int) 
 
     The first gets ``sequence``, the others count on from there.
     """
-    parts: list[bytes] = []
+    data, count = b"", 0
     # Local names: this runs for every record, on the path of every request.
     prefix_of, check_of, crc = _PREFIX.pack, _CHECK.pack, zlib.crc32
-    count = 0
+    parts: list[bytes] = []
     for kind, payload, _ in items:
-        room -= HEADER_SIZE + len(payload)
+        size = len(payload)
+        room -= HEADER_SIZE + size
         if room < 0:
             break
-        prefix = prefix_of(MAGIC, kind, VERSION, len(payload), sequence + count)
-        parts += (prefix, check_of(crc(payload, crc(prefix))), payload)
+        prefix = prefix_of(MAGIC, kind, VERSION, size, sequence + count)
+        data = prefix + check_of(crc(payload, crc(prefix))) + payload
+        parts.append(data)
         count += 1
-    return b"".join(parts), count
+    return data if count == 1 else b"".join(parts), count
 
 
 def unpack(data: bytes, at: int) -> tuple[int, int, bytes] | None:

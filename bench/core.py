@@ -127,7 +127,7 @@ def _request(key: str, body: bytes, accept: str = "application/json") -> bytes:
 
 def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
     gateway = make_gateway()
-    exchanges = [_json_exchange(key, n, body_apart=body_apart) for n in range(VARIETY)]
+    exchanges = json_exchanges(key, body_apart=body_apart)
     facts_each = 1 if key == _VIRTUAL_KEY else 0
 
     def run(n: int) -> int:
@@ -146,6 +146,11 @@ def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
         return done
 
     return Case(name, run)
+
+
+def json_exchanges(key: str = _VIRTUAL_KEY, *, body_apart: bool = False) -> list[tuple[tuple[bytes, ...], bytes]]:
+    """VARIETY requests, each as its reads, and their responses."""
+    return [_json_exchange(key, n, body_apart=body_apart) for n in range(VARIETY)]
 
 
 def _json_exchange(key: str, number: int, *, body_apart: bool) -> tuple[tuple[bytes, ...], bytes]:

@@ -166,13 +166,19 @@ class GatewayProcess:
         *,
         module: str = "aigw_asyncio",
         ca_file: Path | None = None,
+        spool: bool = False,
     ) -> None:
+        """``spool``: facts go there, and can then not be counted."""
         self._core = core
         self._module = module
         self._directory = tempfile.TemporaryDirectory(prefix="aigw-bench-")
         self._facts = self._path("facts.jsonl")
         self._authority = authority
         self._more = f'upstream_ca_file = "{ca_file}"' if ca_file is not None else ""
+        self.spool = self._path("spool")
+        self._has_spool = spool
+        if spool:
+            self._more += f'\nfact_sink = "spool"\nspool_dir = "{self.spool}"'
         self.port = 0
         self._start()
 
@@ -199,8 +205,16 @@ class GatewayProcess:
             (("Authorization", f"Bearer {key}"),),
             pid=f"@{self._path('pid')}",
             restart=self.restart,
-            facts=self if key == VIRTUAL_KEY else None,
+            facts=self if key == VIRTUAL_KEY and not self._has_spool else None,
         )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def end(self) -> None:
+        """The process stops; its files stay until ``stop``."""
+        self._process.stop()
 
     def restart(self) -> None:
         """A fresh process on the same port."""

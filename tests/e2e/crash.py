@@ -76,7 +76,8 @@ class CountingProvider:
 class Sent:
     """What became of one request, as its client knows it."""
 
-    address: tuple[str, int]
+    pid: int
+    """Of the process that was asked; ports come again within minutes, these do not."""
     status: int | None = None
     whole_at: float | None = None
     """When the whole answer was read; monotonic seconds."""
@@ -92,8 +93,8 @@ class Load:
     seed: int
     sent: dict[int, Sent] = field(default_factory=dict)
     target: Gateway | None = None
-    killed_at: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Address of a process → when it was killed."""
+    killed_at: dict[int, float] = field(default_factory=dict)
+    """Process → when it was killed."""
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
@@ -135,7 +136,7 @@ class Load:
     def _ask(self, client: Client, gateway: Gateway, dice: random.Random) -> bool:
         """Whether the connection is good for another request."""
         nonce = next(self._nonces)
-        sent = self.sent[nonce] = Sent(gateway.address)
+        sent = self.sent[nonce] = Sent(gateway.pid)
         streamed = dice.random() < 0.5
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": streamed}).encode()
         nonce_field = (NONCE_HEADER, b"%d" % nonce)
@@ -157,7 +158,7 @@ class Load:
 
     def kill(self, gateway: Gateway) -> None:
         self.target = None
-        self.killed_at[gateway.address] = time.monotonic()
+        self.killed_at[gateway.pid] = time.monotonic()
         gateway.send_signal(signal.SIGKILL)
         gateway.wait()
 
@@ -223,7 +224,7 @@ def _check_settled(load: Load, nonce: int, fact: Fact) -> None:
     sent = load.sent[nonce]
     if sent.status != 200 or sent.whole_at is None:
         return
-    killed_at = load.killed_at.get(sent.address)
+    killed_at = load.killed_at.get(sent.pid)
     if killed_at is not None and sent.whole_at > killed_at - SETTLED_SECS:
         return
     assert (fact["outcome"], fact["usage_status"]) == ("complete", "final"), fact

@@ -58,6 +58,9 @@ class SpoolSink:
         self.options = options if options is not None else SpoolOptions()
         self.files = files if files is not None else Files()
         self.spool: Spool | None = None
+        self._answers_synced = self.options.fsync is SpoolFsync.ALWAYS
+        self._low = self.options.segment_size // 2
+        """Bytes that are left when more room is made."""
         self._writer: SegmentWriter | None = None
         self._waiting: dict[str, bytes] = {}
         """Open records that were not written yet."""
@@ -116,29 +119,45 @@ class SpoolSink:
 
     def _write(self, writer: SegmentWriter) -> None:
         ends, opens = self._ends, self._take_opens(writer) if self._waiting else []
-        items = ends + opens if opens else ends
         segment = writer.number
-        written = writer.write(items)
-        stats, outstanding = self.stats, self._outstanding
-        opened: list[str] = []
-        for kind, payload, fact_id in items[:written] if written < len(items) else items:
-            if kind == _OPEN:
+        written = writer.write(ends + opens if opens else ends)
+        if written < len(ends) + len(opens):
+            unwritten = opens[max(0, written - len(ends)) :]
+            ends, opens, self._ends = ends[:written], opens[: max(0, written - len(ends))], ends[written:]
+            self._fall_behind(writer, [fact_id for _, _, fact_id in unwritten])
+        else:
+            self._ends = []
+        if ends:
+            self._note_ends(ends)
+        if opens:
+            outstanding = self._outstanding
+            opened = [fact_id for _, _, fact_id in opens]
+            for fact_id in opened:
                 outstanding[fact_id] = segment
-                opened.append(fact_id)
-            else:
-                outstanding.pop(fact_id, None)
-                stats.written += kind == _FACT
-                stats.buffered_bytes -= len(payload)
-        self._ends = ends[written:]
-        stats.outstanding = len(outstanding)
-        if written < len(items):
-            self._fall_behind(writer, [fact_id for _, _, fact_id in opens[max(0, written - len(ends)) :]])
+            self.stats.outstanding = len(outstanding)
         if written:
-            self._note_written()
-        if self._wants_room(writer):
+            self._is_new_data = True
+            if self.on_written is not None:
+                self.mark = (writer.number, writer.offset)
+                self.on_written()
+        if not writer.spares:
             self._need_room.set()
-        if opened:
-            self._answer(opened)
+        if not opens:
+            return
+        if self._answers_synced:
+            self._unsynced += opened
+            self._need_sync.set()
+        else:
+            self._tell(opened, True)
+
+    def _note_ends(self, ends: list[Item]) -> None:
+        stats, outstanding = self.stats, self._outstanding
+        for kind, payload, fact_id in ends:
+            outstanding.pop(fact_id, None)
+            stats.buffered_bytes -= len(payload)
+            if kind == _FACT:
+                stats.written += 1
+        stats.outstanding = len(outstanding)
 
     def _take_opens(self, writer: SegmentWriter) -> list[Item]:
         """The waiting records for whose facts there is room, too. The others wait on, or are refused."""
@@ -151,6 +170,9 @@ class SpoolSink:
             taken.append((_OPEN, payload, fact_id))
         if len(taken) == len(self._waiting):
             self._waiting = {}
+            # Ends use up only what their opening has reserved, so this is the place to look ahead.
+            if free < self._low:
+                self._need_room.set()
         else:
             for _, _, fact_id in taken:
                 del self._waiting[fact_id]
@@ -159,19 +181,13 @@ class SpoolSink:
                 self._refuse(list(self._waiting))
         return taken
 
-    def _answer(self, opened: list[str]) -> None:
-        if self.options.fsync is SpoolFsync.ALWAYS:
-            self._unsynced += opened
-            self._need_sync.set()
-        else:
-            self._tell(opened, True)
-
     def _tell(self, ids: list[str], accepted: bool) -> None:
         if not accepted:
             self.stats.refused += len(ids)
-        if self.on_answer is not None:
+        on_answer = self.on_answer
+        if on_answer is not None:
             for fact_id in ids:
-                self.on_answer(fact_id, accepted)
+                on_answer(fact_id, accepted)
 
     def _refuse(self, ids: list[str]) -> None:
         for fact_id in ids:
@@ -186,12 +202,6 @@ class SpoolSink:
         self._need_room.set()
         self._tell(unwritten, False)
 
-    def _note_written(self) -> None:
-        self._is_new_data = True
-        if self.on_written is not None:
-            self.mark = (self.writer.number, self.writer.offset)
-            self.on_written()
-
     def _is_full(self) -> bool:
         return self._has_too_many() or (self._writer is not None and self._reserve(self._writer) < 0)
 
@@ -204,7 +214,7 @@ class SpoolSink:
 
     def _wants_room(self, writer: SegmentWriter) -> bool:
         """Room is made ahead, so that records seldom wait for it."""
-        return not writer.spares or self._reserve(writer) < self.options.segment_size // 2
+        return not writer.spares or self._reserve(writer) < self._low
 
     def has_room_to_spare(self) -> bool:
         """Whether a whole segment can go and plenty is left."""

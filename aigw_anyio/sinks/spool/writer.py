@@ -66,7 +66,8 @@ class SegmentWriter:
         self.sealed: deque[Sealed] = deque()
         self.error: OSError | None = None
         """Why the last write did not take everything; None where only room was missing, or nothing."""
-        self._head_size = len(SegmentHead(spool.id, 2**40, 2**63, 2**40).encode())
+        self._fresh = capacity(0, 1, segment_size, len(SegmentHead(spool.id, 2**40, 2**63, 2**40).encode()))
+        """What a spare adds to the capacity."""
 
     # Room
 
@@ -77,9 +78,10 @@ class SegmentWriter:
 
     @property
     def capacity(self) -> int:
-        """Bytes of records that find room for certain."""
-        remaining = self._size - self.offset if self._fd >= 0 else 0
-        return capacity(remaining, len(self._spares), self._size, self._head_size)
+        """Bytes of records that find room for certain; as :func:`aigw_core.spool.capacity`, sooner."""
+        remaining = self._size - self.offset - RECORD_MAX
+        begun = remaining if self._fd >= 0 and remaining > 0 else 0
+        return begun + len(self._spares) * self._fresh
 
     def make_segment(self) -> tuple[int, int]:
         """Reserves the room of one more segment; for a thread, one call at a time. Raises OSError."""

@@ -551,3 +551,22 @@ async def test_flush_waits_for_a_disk_that_comes_back(tmp_path: Path) -> None:
             assert flushed == []
             files.fails = lambda _: False
         assert ends_in(tmp_path) == [("a", "complete")]
+
+
+async def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path) -> None:
+    """Order is that of the records, whatever their ids and times say."""
+    ids = [f"{n:04d}" for n in range(9, 0, -1)]
+    options = SpoolOptions(fsync=SpoolFsync.NEVER, segment_size=SMALL, tidy_secs=0.005, keep_secs=3600.0)
+    async with running(tmp_path, options) as caller:
+        for fact_id in ids:
+            caller.open(fact_id)
+            await until(lambda fact_id=fact_id: fact_id in caller.answers)  # type: ignore[misc]  # bound at once
+            caller.close(fact_id, padding=RECORD_MAX // 2)
+        for segment in segments(caller.sink.own.directory):
+            # Written in what is the future now.
+            os.utime(segment.path, (4_000_000_000, 4_000_000_000))
+        await anyio.sleep(0.03)
+        caller.open("0000")
+        caller.close("0000")
+    assert [fact_id for fact_id, _ in ends_in(tmp_path)] == [*ids, "0000"]
+    assert verify(tmp_path).problems == []
