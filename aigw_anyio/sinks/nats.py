@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import anyio
+import anyio.lowlevel
 
 from aigw_anyio.nats.connection import Pace
 from aigw_anyio.nats.facts import FactsTarget, FactsTask
-from aigw_anyio.nats.hosting import Host, LoopHost
+from aigw_anyio.nats.hosting import Host, LoopHost, ThreadHost
 from aigw_anyio.nats.options import NatsOptions
 from aigw_anyio.nats.publisher import load_cursor
 from aigw_anyio.sinks.protocol import SinkError
@@ -47,6 +48,14 @@ class NatsTarget:
     pace: Pace | None = None
 
 
+def host_here() -> Host:
+    """The running loop where that is asyncio's, else a thread whose calls come back into the running one."""
+    token = anyio.lowlevel.current_token()
+    # Under trio, which is not imported here, the token of the running loop has this method.
+    run_sync_soon = getattr(getattr(token, "native_token", token), "run_sync_soon", None)
+    return LoopHost() if run_sync_soon is None else ThreadHost(run_sync_soon)
+
+
 class NatsSink(SpoolSink):
     """A SpoolSink whose facts are published to a stream. The data path never waits for NATS.
 
@@ -61,12 +70,12 @@ class NatsSink(SpoolSink):
         options: SpoolOptions | None = None,
         files: Files | None = None,
         *,
-        make_host: Callable[[], Host] = LoopHost,
+        make_host: Callable[[], Host] | None = None,
     ) -> None:
-        """``make_host``: called in ``run``. Raises ValueError where certificates for NATS cannot be loaded."""
+        """``make_host``: called in ``run``; by default :func:`host_here`."""
         super().__init__(root, options, files)
         self._target = target
-        self._make_host = make_host
+        self._make_host = make_host if make_host is not None else host_here
         self._task: FactsTask | None = None
         self._cursor = Cursor()
         self._connected = False

@@ -17,7 +17,7 @@ from nats.js import api
 
 from aigw_anyio.nats import publisher as publisher_module
 from aigw_anyio.nats.connection import Pace
-from aigw_anyio.nats.hosting import Host, LoopHost, ThreadHost
+from aigw_anyio.nats.hosting import Host, ThreadHost
 from aigw_anyio.nats.jetstream import stream_problems
 from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.nats.publisher import CURSOR_NAME
@@ -62,7 +62,7 @@ async def running(
     root: Path,
     server: NatsServer,
     options: SpoolOptions = OPTIONS,
-    make_host: Callable[[], Host] = LoopHost,
+    make_host: Callable[[], Host] | None = None,
 ) -> AsyncIterator[Caller]:
     target = NatsTarget(parse_nats_url(Secret(server.url)), SUBJECT, STREAM, FAST)
     sink = NatsSink(root, target, options, make_host=make_host)
@@ -286,10 +286,12 @@ async def test_only_what_the_stream_has_goes_from_the_disk(tmp_path: Path, serve
     assert await in_thread(ids, server) == numbers(10)
 
 
-def test_the_same_under_trio_in_a_thread_of_its_own(tmp_path: Path, server: NatsServer) -> None:
+@pytest.mark.parametrize("given", [False, True])
+def test_the_same_under_trio_in_a_thread_of_its_own(tmp_path: Path, server: NatsServer, given: bool) -> None:
     async def main() -> None:
         token = trio.lowlevel.current_trio_token()
-        async with running(tmp_path, server, make_host=lambda: ThreadHost(token.run_sync_soon)) as caller:
+        make_host = (lambda: ThreadHost(token.run_sync_soon)) if given else None
+        async with running(tmp_path, server, make_host=make_host) as caller:
             for first in range(0, 100, 10):
                 await exchange(caller, *numbers(10, first))
             await caller.sink.flush()
