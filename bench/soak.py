@@ -53,7 +53,7 @@ def computed_bytes(directory: Path) -> tuple[int, int]:
     return total, facts
 
 
-def soak(exchanges: int, connections: int) -> int:
+def soak(exchanges: int, connections: int, window: float) -> int:
     cores = Cores.choose(0, 1)
     rows: list[tuple[int, float]] = []
     with tempfile.TemporaryDirectory(prefix="aigw-bench-") as name:
@@ -66,7 +66,7 @@ def soak(exchanges: int, connections: int) -> int:
             print("| exchanges | seconds | RSS MB | spool MB |\n|---:|---:|---:|---:|")
             begin = time.monotonic()
             while done < exchanges:
-                result = ClosedLoop(target, request, connections=connections).run(WINDOW_SECS)
+                result = ClosedLoop(target, request, connections=connections).run(window)
                 if result.errors:
                     raise RuntimeError(f"{result.errors} requests failed")
                 done += result.sent
@@ -101,9 +101,10 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--exchanges", type=int, default=1_000_000)
     parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--window", type=float, default=WINDOW_SECS, help="seconds between two lines")
     arguments = parser.parse_args(argv)
     try:
-        return soak(arguments.exchanges, arguments.connections)
+        return soak(arguments.exchanges, arguments.connections, arguments.window)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import report, work
+from bench import report, sinks, work
 from bench.answers import Answer
 from bench.core import make_cases, measure
 from bench.load import percentile
@@ -225,3 +225,25 @@ def test_a_percentile_is_a_value_that_occurred() -> None:
     values = list(range(100, 0, -1))
     assert (percentile(values, 0.5, 1), percentile(values, 0.99, 1), percentile(values, 1.0, 10)) == (51, 100, 10)
     assert percentile([], 0.5, 1) is None
+
+
+def test_every_sink_is_timed(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert sinks.main(["--rounds", "2", "--exchanges", "40", "--directory", str(tmp_path), "--json", str(out)]) == 0
+    document = json.loads(out.read_text())
+    expected = [
+        report.label(name, f"c={c}")
+        for name in (sinks.BASELINE, "stdout to a file", "spool")
+        for c in sinks.CONCURRENCY
+    ]
+    assert list(document["rounds"]) == expected
+    assert {len(rows) for rows in document["rounds"].values()} == {2}
+    assert all(math.isfinite(row["more_us"]) for rows in document["rounds"].values() for row in rows)
+
+
+def test_a_short_soak_is_judged() -> None:
+    command = [sys.executable, "-m", "bench.soak", "--exchanges", "50", "--window", "0.2", "--connections", "4"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    document = json.loads(done.stdout.splitlines()[-1])
+    assert document["facts"] == document["exchanges"] >= 50
