@@ -93,7 +93,8 @@ class DenyFeed:
         """Puts a snapshot in force, before the first connection."""
         if self._phase is not FeedPhase.OFF or self.is_seeded:
             raise LocalProtocolError("a snapshot is restored before anything else")
-        self._view.deny.adopt(view.deny, view.deny.revision or 0)
+        if view.deny is not self._view.deny:
+            self._view.deny.adopt(view.deny, view.deny.revision or 0)
         self._view.others = view.others
         self._cursor = cursor
         self.is_seeded = True

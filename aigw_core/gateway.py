@@ -134,11 +134,12 @@ class Gateway:
             return None
         return max(0, int((now - self.deny_confirmed_at) * 1000))
 
-    def set_clock(self, now: float, wall: float) -> None:
-        """Call about once a second. A jump of the wall clock leaves the deny feed marked stale."""
-        jump = self.clock.set(now, wall)
-        if abs(jump) > CLOCK_JUMP_MAX and self.deny_confirmed_at is not None:
-            self.deny_confirmed_at -= abs(jump)
+    def set_clock(self, now: float, wall: float) -> bool:
+        """Call about once a second. A jump of the wall clock leaves the deny feed marked stale; True tells of one."""
+        jump = abs(self.clock.set(now, wall))
+        if jump > CLOCK_JUMP_MAX and self.deny_confirmed_at is not None:
+            self.deny_confirmed_at -= jump
+        return jump > CLOCK_JUMP_MAX
 
     def new_id(self, now: float) -> str:
         return self.ids.make(self.clock.wall_ms(now))

@@ -47,6 +47,8 @@ class Sessions:
             self.started.notify_all()
         if self._work is not None:
             await self._work(link)
+        else:
+            link.settled()
         await link.lost()
 
     async def wait_for(self, number: int) -> NatsLink:
