@@ -65,6 +65,7 @@ class DenyControl:
         """What a snapshot has to hold beside the entries; set by a source that can resume."""
         self.collect: Callable[[], None] | None = None
         """Called before the stats are read; set by a source that keeps its own counters."""
+        self._told: set[str] = set()
         gateway.deny_state = "cold"
 
     def read_stats(self) -> DenyStats:
@@ -129,7 +130,11 @@ class DenyControl:
     def say(self, state: str, reason: str) -> None:
         """One line for each change of state: ``cold``, ``seeding``, ``live`` or ``reconnecting``."""
         before, self.gateway.deny_state = self.gateway.deny_state, state
-        if before != state:
+        if state == "live":
+            self._told.clear()
+        if before != state and state not in self._told:
+            # Once until it is live again: attempts that fail one after the other are no news.
+            self._told.add(state)
             level = logging.INFO if state in ("live", "seeding") else logging.WARNING
             fields = {"before": before, "reason": reason, "entries": self.deny.size, "revision": self.deny.revision}
             _log.log(level, "deny feed is %s", state, extra={"fields": fields})

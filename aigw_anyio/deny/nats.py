@@ -7,6 +7,7 @@ event loop of a host, which may be another thread's. Between them go only plain 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -60,6 +61,12 @@ class NatsDenySource:
         self._control: DenyControl | None = None
         self._wake = anyio.Event()
         self._armed = float("inf")
+        self._offset = 0.0
+        self._confirmed: float | None = None
+
+    def _now(self) -> float:
+        """The time of the event loop, which may count from anywhere."""
+        return time.monotonic() + self._offset
 
     @property
     def name(self) -> str:
@@ -76,10 +83,12 @@ class NatsDenySource:
 
     async def run(self, control: DenyControl) -> None:
         self._control = control
+        # Deliveries come in callbacks of an event loop, where anyio does not know which one that is.
+        self._offset = anyio.current_time() - time.monotonic()
         feed = self._feed = DenyFeed(control.deny, timing=self._timing, seed=self._chance())
         control.position = lambda: (feed.others, feed.cursor)
         control.collect = lambda: self._collect(feed, control)
-        control.on_look = lambda: self._run(feed.look(anyio.current_time()))
+        control.on_look = lambda: self._run(feed.look(self._now()))
         snapshot, self._snapshot = self._snapshot, None
         if snapshot is not None:
             # In force already; what is new is from where to go on.
@@ -96,14 +105,14 @@ class NatsDenySource:
 
     async def _keep_time(self, feed: DenyFeed) -> None:
         while True:
-            now = anyio.current_time()
+            now = self._now()
             deadline = feed.deadline
             if deadline is not None and deadline <= now:
                 self._run(feed.tick(now))
                 continue
             self._wake = anyio.Event()
             self._armed = deadline if deadline is not None else now + IDLE_SECS
-            with anyio.move_on_at(self._armed):
+            with anyio.move_on_after(self._armed - now):
                 await self._wake.wait()
 
     def _run(self, effects: list[FeedEffect]) -> None:
@@ -145,35 +154,33 @@ class NatsDenySource:
         status = self._supervisor.status
         stats.connected, stats.connects, stats.failures = status.connected, status.connects, status.failures
 
-    _confirmed: float | None = None
-
     # What the NATS side calls, in the machine's thread
 
     def connected(self) -> None:
-        self._run(self.feed.connected(anyio.current_time()))
+        self._run(self.feed.connected(self._now()))
 
     def disconnected(self, reason: str) -> None:
-        self._run(self.feed.disconnected(reason, anyio.current_time()))
+        self._run(self.feed.disconnected(reason, self._now()))
 
     def failed(self, reason: str) -> None:
-        self._run(self.feed.failed(reason, anyio.current_time()))
+        self._run(self.feed.failed(reason, self._now()))
 
     def doubt(self, reason: str) -> None:
-        self._run(self.feed.doubt(reason, anyio.current_time()))
+        self._run(self.feed.doubt(reason, self._now()))
 
     def stream_state(self, ticket: int, stream: StreamState | None) -> None:
-        self._run(self.feed.stream_state(ticket, stream, anyio.current_time()))
+        self._run(self.feed.stream_state(ticket, stream, self._now()))
 
     def consumer_opened(self, epoch: int, pending: int | None) -> None:
-        self._run(self.feed.consumer_opened(epoch, pending, anyio.current_time()))
+        self._run(self.feed.consumer_opened(epoch, pending, self._now()))
 
     def consumer_state(self, epoch: int, consumer_seq: int | None, pending: int) -> None:
-        self._run(self.feed.consumer_state(epoch, consumer_seq, pending, anyio.current_time()))
+        self._run(self.feed.consumer_state(epoch, consumer_seq, pending, self._now()))
 
     def delivered(self, batch: list[Delivery]) -> None:
         """Entries, heartbeats and requests to go on, as they came."""
         feed = self.feed
-        now = anyio.current_time()
+        now = self._now()
         effects: list[FeedEffect] = []
         for delivery in batch:
             if delivery.entry is not None:

@@ -40,7 +40,8 @@ FOREIGN: Final = "\x00"
 
 Command = AskStream | OpenConsumer | AskConsumer | CloseConsumer | Reconnect
 
-_INBOX: Final = re.compile(r"_inbox\.\S+", re.IGNORECASE)
+_RANDOM: Final = re.compile(r"(?:(?<=_inbox\.)|(?<=aigw-deny-))[\w.-]+", re.IGNORECASE)
+"""What differs from one attempt to the next in the subjects that a server names."""
 _log = logging.getLogger("aigw.deny")
 
 
@@ -133,7 +134,7 @@ class DenyLink:
             self._deliver(connection)
             self._host.post(lambda: self._inputs.doubt("the client dropped entries"))
         elif isinstance(error, errors.Error) and "permissions violation" in str(error).lower():
-            reason = _INBOX.sub("_INBOX.>", reason_of(error))
+            reason = _RANDOM.sub("*", reason_of(error))
             self._host.post(lambda: self._inputs.failed(reason))
         elif not isinstance(error, errors.Error | OSError):
             # Raised inside nats-py while it handled a message: that message may be lost.

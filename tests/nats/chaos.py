@@ -116,8 +116,7 @@ class Chaos:
         self.requests.close()
         gateway.send_signal(number)
         gateway.wait()
-        faults = gateway.faults()
-        assert faults == [], faults
+        assert gateway.faults() == [], "\n".join(gateway.stderr[-60:])
         self.gateway = None
 
     def close(self) -> None:
