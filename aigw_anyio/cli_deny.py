@@ -29,7 +29,9 @@ EXIT_CONFIGURATION: Final = 2
 LIST_SECS: Final = 60.0
 """For ``ls`` to read a bucket; a million entries take a third of it."""
 TTL_SECS_MAX: Final = 10 * 366 * 86_400
+"""Ten years; more is a mistake in the unit."""
 POLL_SECS: Final = 0.02
+"""Between two looks whether the bucket has been read."""
 
 
 def add_parsers(deny: argparse.ArgumentParser) -> None:

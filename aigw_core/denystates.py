@@ -12,6 +12,7 @@ from typing import Final
 from aigw_core.denyset import DenyChange
 
 POLL_SECS: Final = 2.5
+"""Between two descriptions of the stream: what leaves no event is noticed within it."""
 ANSWER_SECS: Final = 2.0
 """For the server to answer a request; with POLL_SECS under the ten seconds within which doubt must become a rescan."""
 SILENCE_SECS: Final = 3.0
@@ -23,10 +24,13 @@ AGAIN_SECS: Final = 0.1
 ABSENT_SECS: Final = 2.5
 """Between looks for a bucket that does not exist: its first entries are found within the same bound as others."""
 RETRY_FIRST_SECS: Final = 1.0
+"""From the second rescan in a row on; the first is at once."""
 RETRY_LONGEST_SECS: Final = 4.0
 """Between rescans on a connection that works: a short bound, since each may be the one that restores a caller."""
 SETTLED_SECS: Final = 30.0
+"""Of a live watch before the retries begin anew: less would let one that flaps be tried without pause."""
 RECONCILE_SECS: Final = 600.0
+"""Between two readings aside: they cost as much as a seed, and find nothing unless a rule has a hole."""
 
 
 class FeedState(Enum):

@@ -30,6 +30,7 @@ HEARTBEAT_SECS: Final = 1.0
 INACTIVE_SECS: Final = 10.0
 """After which the server deletes a consumer that nobody listens to: long enough for a pause, and no more."""
 PENDING_MESSAGES_MAX: Final = 65_536
+"""Of one subscription inside nats-py; see the next."""
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one subscription inside nats-py. What is beyond it is dropped, and told: the machine reads all again. The
 server's flow control stays far below."""

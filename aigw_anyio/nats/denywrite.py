@@ -15,6 +15,7 @@ from aigw_anyio.nats.options import NatsOptions
 from aigw_core.denyview import OPERATION_HEADER
 
 ANSWER_SECS: Final = 5.0
+"""For one request: a person waits, and a busy cluster may take a second."""
 CONNECT_SECS: Final = 10.0
 """For the whole command to get a connection."""
 MARKER_SECS: Final = 3600

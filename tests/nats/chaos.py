@@ -116,7 +116,9 @@ class Chaos:
         self.requests.close()
         gateway.send_signal(number)
         gateway.wait()
-        assert gateway.faults() == [], "\n".join(gateway.stderr[-60:])
+        if gateway.faults():
+            first = gateway.stderr.index(gateway.faults()[0])
+            raise AssertionError("\n".join(gateway.stderr[max(0, first - 3) : first + 40]))
         self.gateway = None
 
     def close(self) -> None:
