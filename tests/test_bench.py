@@ -225,3 +225,12 @@ def test_a_percentile_is_a_value_that_occurred() -> None:
     values = list(range(100, 0, -1))
     assert (percentile(values, 0.5, 1), percentile(values, 0.99, 1), percentile(values, 1.0, 10)) == (51, 100, 10)
     assert percentile([], 0.5, 1) is None
+
+
+def test_the_deny_feed_gives_its_figures() -> None:
+    command = [sys.executable, "-m", "bench.deny", "--latency", "3", "--seed", "50"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECS, check=False)
+    assert done.returncode == 0, done.stderr
+    latency, seed = (json.loads(line) for line in done.stdout.splitlines())
+    assert 0 < latency["latency"]["put_median_ms"] <= latency["latency"]["put_max_ms"]
+    assert seed["seed"]["entries"] == 50
