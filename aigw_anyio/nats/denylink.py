@@ -152,7 +152,10 @@ class DenyLink:
         """Everything before the server's request has been taken in."""
         connection = self._connection
         if connection is not None:
-            self._start(connection, connection.link.call(connection.link.client.publish(subject), self._answer_secs))
+            self._start(connection, self._publish(connection.link, subject))
+
+    async def _publish(self, link: NatsLink, subject: str) -> None:
+        await link.call(link.client.publish(subject), self._answer_secs)
 
     def execute(self, command: Command) -> None:
         connection = self._connection
@@ -176,7 +179,13 @@ class DenyLink:
             return
         task = asyncio.get_running_loop().create_task(self._guarded(connection, work))
         connection.tasks.add(task)
-        task.add_done_callback(connection.tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            connection.tasks.discard(task)
+            # A task that was cancelled before its first step has not begun it.
+            work.close()
+
+        task.add_done_callback(done)
 
     async def _guarded(self, connection: _Connection, work: Coroutine[Any, Any, object]) -> None:
         try:

@@ -16,6 +16,7 @@ from aigw_anyio.nats import denylink
 from aigw_anyio.nats.connection import NatsLink
 from aigw_anyio.nats.denylink import FOREIGN, delivery_numbers
 from aigw_core.denyset import DenyReason
+from aigw_core.denystates import AskStream
 from tests.nats.bucket import Bucket
 from tests.nats.feedrun import FeedRun, make_gateway, run
 from tests.nats.server import NatsServer
@@ -274,6 +275,26 @@ def test_a_server_that_restarts_forgets_consumers_and_is_resumed(new_server: Cal
                 await feed.until_held({1, 2})
                 stats = feed.control.read_stats()
                 assert (stats.resumes, stats.rescans, stats.gaps) == (1, 0, 0)
+
+    run(main)
+
+
+def test_a_connection_that_is_lost_in_the_turn_of_a_request(shared_server: NatsServer, bucket: Bucket) -> None:
+    """Its task has not begun when it is cancelled; warnings are errors here."""
+
+    async def main() -> None:
+        async with feed_of(shared_server, bucket) as feed:
+            await feed.until_live()
+            link = link_of(feed)
+            feed.source._link.execute(AskStream(999))
+            feed.source._link.go_on("nobody.listens")
+            connection = feed.source._link._connection
+            assert connection is not None
+            for task in connection.tasks:
+                task.cancel()
+            link.fail("for the test")
+            await feed.until(lambda: feed.control.read_stats().connects == 2, "connected again")
+            await feed.until_live()
 
     run(main)
 
