@@ -244,6 +244,9 @@ class DenyFeed:
             self._cursor = reader.cursor
         out: list[FeedEffect] = [Changed((change,))] if change is not None and is_in_force else []
         if self._phase < FeedPhase.CHECKING:
+            if not reader.is_open:
+                # The answer is somewhere behind what it has set off.
+                self._timers[FeedTimer.UNANSWERED] = now + self._t.answer
             reader.is_caught_up = entry.pending == 0
             return out + self._caught_up(reader, now) if reader.is_caught_up and reader.is_open else out
         if entry.pending == 0 and self._phase is FeedPhase.WATCHING:
@@ -416,7 +419,7 @@ class DenyFeed:
         out = self._drop_audit()
         self._epoch += 1
         self._audit = Reader(self._epoch, DenyView(), self._reader.stream)
-        return [*out, OpenConsumer(self._epoch, None)]
+        return [*out, OpenConsumer(self._epoch, None, is_aside=True)]
 
     def _drop_audit(self) -> list[FeedEffect]:
         audit, self._audit = self._audit, None

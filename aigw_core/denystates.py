@@ -93,6 +93,8 @@ class OpenConsumer:
 
     epoch: int
     start: int | None
+    is_aside: bool = False
+    """Beside one that is watched, which it must not delay: in no hurry."""
 
 
 @dataclass(frozen=True, slots=True)

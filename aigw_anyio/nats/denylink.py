@@ -34,6 +34,10 @@ PENDING_MESSAGES_MAX: Final = 65_536
 PENDING_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of one subscription inside nats-py. What is beyond it is dropped, and told: the machine reads all again. The
 server's flow control stays far below."""
+ASIDE_BITS: Final = 8_000_000
+"""A second that a reading aside may take: some eight thousand entries, so that what is watched comes through."""
+OPEN_SECS: Final = 60.0
+"""For the answer to a new consumer, which may stand behind what it delivers; the machine knows when to give up."""
 TASKS_MAX: Final = 64
 """Requests under way at a time; the machine has a few at most."""
 FOREIGN: Final = "\x00"
@@ -262,9 +266,12 @@ class DenyLink:
         }
         if command.start is not None:
             config["opt_start_seq"] = command.start
+        if command.is_aside:
+            config["rate_limit_bps"] = ASIDE_BITS
         body = {"stream_name": self._stream, "config": config}
         try:
-            answer = await self._api(connection, f"CONSUMER.CREATE.{self._stream}.{consumer.name}", body)
+            subject = f"CONSUMER.CREATE.{self._stream}.{consumer.name}"
+            answer = await request(connection.link, subject, body, OPEN_SECS)
         except ApiError as error:
             if error.code != STREAM_NOT_FOUND:
                 raise

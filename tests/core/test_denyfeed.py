@@ -283,6 +283,16 @@ def test_a_server_that_does_not_answer_is_given_up() -> None:
     assert feed.deadline is None
 
 
+def test_entries_show_that_the_answer_is_on_its_way() -> None:
+    feed = DenyFeed(DenySet())
+    feed.connected(0.0)
+    feed.stream_state(1, StreamState("then", 50, 50), 0.0)
+    for number in range(1, 50):
+        assert feed.tick(float(number)) == []
+        feed.entry(1, Entry(f"blackhole.{number}", EntryKind.PUT, b"spend", number, number, 50, 1), float(number))
+    assert feed.tick(51.0)[-1] == Reconnect("no answer from JetStream")
+
+
 def test_a_consumer_that_is_not_described_is_given_up() -> None:
     world = live_world(*KEYS[:3])
     world.write(KEYS[4], EntryKind.PUT, b"spend")
