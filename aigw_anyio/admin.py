@@ -12,6 +12,7 @@ from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
 from aigw_anyio import httpd, metrics
+from aigw_anyio.deny.control import DenyStats
 from aigw_anyio.sinks import FactSink
 from aigw_core.gateway import Gateway
 
@@ -37,13 +38,17 @@ class AdminState:
     is_listening: bool = False
     """Whether the data listener is bound."""
     connections: Callable[[], int] = lambda: 0
+    deny: Callable[[], DenyStats] | None = None
+    """Of the deny source, if there is one."""
 
     def readiness(self, now: float) -> tuple[int, str]:
         """HTTP status, and ``ok``, ``degraded``, ``starting`` or ``draining``."""
         gateway = self.gateway
         if gateway.draining:
             return 503, "draining"
-        waits_for_seed = gateway.deny_unready() and now - self.started_at < STARTING_SECS
+        # Who refuses every managed caller until it is seeded is not ready before that.
+        patience_is_over = now - self.started_at >= STARTING_SECS and not gateway.policy.deny_fail_closed
+        waits_for_seed = gateway.deny_unready() and not patience_is_over
         if not self.is_listening or waits_for_seed:
             return 503, "starting"
         is_current = gateway.deny_state in ("none", "live")
@@ -74,7 +79,8 @@ def respond(state: AdminState, method: str, path: str, now: float) -> tuple[int,
     if path == "/livez":
         return 200, _JSON, b'{"status": "ok"}\n'
     if path == "/metrics":
-        text = metrics.exposition(state.gateway, state.sink.stats, state.backend, state.connections())
+        deny = state.deny() if state.deny is not None else None
+        text = metrics.exposition(state.gateway, state.sink.stats, state.backend, state.connections(), deny, now)
         return 200, _METRICS, text.encode()
     status, word = state.readiness(now)
     gateway = state.gateway

@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import anyio
 
-from aigw_anyio import cli_facts, cli_keys, logs
+from aigw_anyio import cli_deny, cli_facts, cli_keys, logs
 from aigw_anyio.dataplane import DataPlaneFactory
 from aigw_anyio.lifecycle import EXIT_CONFIGURATION, EXIT_FAILED, Options, run_gateway
 from aigw_anyio.limits import raise_open_files_limit
@@ -62,11 +62,14 @@ def main(argv: list[str] | None = None) -> int:
         command.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="default: %(default)s")
     cli_keys.add_parsers(commands.add_parser("key", help="make and read virtual keys"))
     cli_facts.add_parsers(commands.add_parser("facts", help="read and check a spool of usage facts"))
+    cli_deny.add_parsers(commands.add_parser("deny", help="cut tenants and keys off, and restore them"))
     arguments = parser.parse_args(argv)
     if arguments.command == "facts":
         return cli_facts.run(arguments)
     if arguments.command == "key":
         return cli_keys.run(arguments)
+    if arguments.command == "deny":
+        return cli_deny.run(arguments)
     if arguments.command == "demo":
         return _run_frontend(arguments.backend, ["--demo"])
     return _run_frontend(arguments.backend, ["--config", arguments.config] if arguments.config else [])

@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup
 
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
+from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 
 
@@ -36,6 +37,10 @@ class DataPlane(Protocol):
 
     def reload(self, settings: Settings, idle: list[object]) -> None:
         """Adopts what it can of new settings; closes the pooled connections that the new policy gave up."""
+        ...
+
+    def apply_deny(self, changes: list[DenyChange] | None) -> None:
+        """Cuts the running exchanges that the deny-set now forbids; None after a whole new set."""
         ...
 
     @property

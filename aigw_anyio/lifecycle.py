@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import anyio
@@ -18,6 +19,9 @@ from anyio.streams.stapled import MultiListener
 from aigw_anyio import httpd, logs
 from aigw_anyio.admin import AdminState, serve_admin
 from aigw_anyio.dataplane import DataPlaneFactory
+from aigw_anyio.deny.control import DenySource
+from aigw_anyio.deny.keeper import DenyKeeper
+from aigw_anyio.deny.sources import MakeHost, make_deny_source
 from aigw_anyio.memory import settle_heap
 from aigw_anyio.settings import ListenAddr, Settings, SettingsError
 from aigw_anyio.sinks import FactSink, SinkError
@@ -57,6 +61,13 @@ _ADOPTED_AT_START: Final = (
     "spool_retention_days",
     "facts_subject",
     "facts_stream",
+    "deny_source",
+    "deny_file",
+    "nats_url",
+    "nats_creds",
+    "nats_ca_file",
+    "nats_bucket",
+    "snapshot_path",
 )
 
 Reload = Callable[[], tuple[Settings, list[str]]]
@@ -82,6 +93,9 @@ class Options:
     announce: Callable[[ListenAddr], None] | None = None
     """Called with the bound data address, after the ``listening`` line."""
     make_sink: Callable[[Settings], FactSink] = make_sink
+    make_nats_host: MakeHost | None = None
+    """Where the NATS code of the deny feed runs; by default in the running loop or, on trio, in a thread."""
+    make_deny_source: Callable[[Settings, MakeHost | None], DenySource | None] = make_deny_source
 
 
 async def run_gateway(settings: Settings, factory: DataPlaneFactory, options: Options) -> int:
@@ -117,6 +131,9 @@ class _Process:
         )
         self._sink = options.make_sink(settings)
         self._plane = factory(self._gateway, self._sink, settings)
+        source = options.make_deny_source(settings, options.make_nats_host)
+        snapshot_path = Path(settings.snapshot_path) if settings.snapshot_path is not None else None
+        self._deny = DenyKeeper(self._gateway, source, snapshot_path) if source is not None else None
 
     async def run(self, signals: AsyncIterator[signal.Signals], tasks: TaskGroup) -> int:
         try:
@@ -137,6 +154,10 @@ class _Process:
 
     async def _start(self, tasks: TaskGroup) -> None:
         state = AdminState(self._gateway, self._sink, self._options.backend, anyio.current_time())
+        if self._deny is not None:
+            state.deny = self._deny.control.read_stats
+            self._deny.cut_with(lambda changes: self._plane.apply_deny(changes))
+            tasks.start_soon(self._deny.run)
         admin, admin_address = await self._bind_admin()
         # Probes are answered before the data listener is there: alive, not ready.
         await tasks.start(serve_admin, admin, state)
@@ -184,7 +205,8 @@ class _Process:
     async def _tell_time(self) -> None:
         while True:
             await anyio.sleep(CLOCK_SECS)
-            self._gateway.set_clock(anyio.current_time(), time.time())
+            if self._gateway.set_clock(anyio.current_time(), time.time()) and self._deny is not None:
+                self._deny.look()
 
     async def _serve(self, signals: AsyncIterator[signal.Signals]) -> None:
         """Returns at the first signal to stop."""
@@ -206,6 +228,8 @@ class _Process:
         self._generation += 1
         idle = self._gateway.reload(settings.build_policy(self._generation))
         self._plane.reload(settings, idle)
+        # The reasons that end running exchanges may be others now.
+        self._plane.apply_deny(None)
         logs.configure(settings.log_format, settings.log_level)
         for warning in warnings:
             _log.warning("%s", warning)
@@ -251,6 +275,9 @@ class _Process:
                 await self._wait_until_closed()
         with anyio.move_on_after(FLUSH_SECS):
             await self._sink.flush()
+        if self._deny is not None:
+            with anyio.move_on_after(FLUSH_SECS):
+                await self._deny.flush()
         return self._is_flushed()
 
     async def _wait_until_closed(self) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final, TypeVar
 
+from aigw_anyio.deny.control import DenyStats
 from aigw_anyio.limits import open_files_limit
 from aigw_anyio.sinks import SinkStats
 from aigw_anyio.version import VERSION
@@ -19,7 +20,7 @@ from aigw_core.gateway import Gateway
 _STARTED_AT: Final = time.time()
 _DENY_STATES: Final = ("none", "cold", "seeding", "live", "reconnecting")
 
-Sample = tuple[tuple[str, ...], int | float]
+Sample = tuple[tuple[str, ...], int | float | str]
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
@@ -39,19 +40,21 @@ class _Exposition:
     def counter(self, name: str, text: str, number: float) -> None:
         self.family(name, "counter", text, (), (((), number),))
 
-    def gauge(self, name: str, text: str, number: float) -> None:
+    def gauge(self, name: str, text: str, number: float | str) -> None:
         self.family(name, "gauge", text, (), (((), number),))
 
     def text(self) -> str:
         return "\n".join(self._lines) + "\n"
 
 
-def exposition(gateway: Gateway, facts: SinkStats, backend: str, connections: int) -> str:
-    """Every metric of this process."""
+def exposition(
+    gateway: Gateway, facts: SinkStats, backend: str, connections: int, deny: DenyStats | None = None, now: float = 0.0
+) -> str:
+    """Every metric of this process; ``now`` is monotonic seconds."""
     out = _Exposition()
     _traffic(out, gateway, connections)
     _facts(out, facts)
-    _deny(out, gateway)
+    _deny(out, gateway, deny, now)
     _process(out, backend)
     return out.text()
 
@@ -115,7 +118,7 @@ def _facts(out: _Exposition, facts: SinkStats) -> None:
     out.gauge("aigw_spool_bytes", "Disk that the spool takes, reserved room included.", facts.spool_bytes)
 
 
-def _deny(out: _Exposition, gateway: Gateway) -> None:
+def _deny(out: _Exposition, gateway: Gateway, stats: DenyStats | None, now: float) -> None:
     out.family(
         "aigw_deny_state",
         "gauge",
@@ -123,7 +126,31 @@ def _deny(out: _Exposition, gateway: Gateway) -> None:
         ("state",),
         [((state,), int(state == gateway.deny_state)) for state in _DENY_STATES],
     )
-    out.gauge("aigw_deny_revision", "Revision of the last applied deny entry, 0 for none.", gateway.deny.revision or 0)
+    deny = gateway.deny
+    out.gauge("aigw_deny_revision", "Revision of the last applied deny entry, 0 for none.", deny.revision or 0)
+    out.gauge("aigw_deny_entries", "Tenants and keys that are cut off.", deny.size)
+    if stats is None:
+        return
+    stale_ms = gateway.deny_stale_ms(now)
+    staleness = stale_ms / 1000 if stale_ms is not None else float("inf")
+    out.gauge(
+        "aigw_deny_staleness_seconds",
+        "Since the deny-set was last known to be current; +Inf where it never was.",
+        "+Inf" if staleness == float("inf") else staleness,
+    )
+    out.gauge("aigw_deny_connected", "1 while the connection to NATS is there.", int(stats.connected))
+    out.counter("aigw_deny_connects_total", "Connections to NATS that were made.", stats.connects)
+    out.counter("aigw_deny_failures_total", "Times that the source was lost or could not be read.", stats.failures)
+    out.counter("aigw_deny_resumes_total", "Times that the feed went on from where it was.", stats.resumes)
+    out.counter("aigw_deny_rescans_total", "Times that all entries were read again and taken over.", stats.rescans)
+    out.counter("aigw_deny_gaps_total", "Times that entries were known to be lost on the way.", stats.gaps)
+    out.counter("aigw_deny_vanished_total", "Times that entries had vanished without an event.", stats.vanished)
+    out.counter("aigw_deny_reconciles_total", "Times that a second reading was compared.", stats.reconciles)
+    out.counter("aigw_deny_differences_total", "Times that it gave another set.", stats.differences)
+    out.counter("aigw_deny_ignored_total", "Entries ignored because their key is none of ours.", deny.ignored_keys)
+    out.counter("aigw_deny_unknown_total", "Entries of an unknown operation or marker; they deny.", stats.unknown)
+    out.counter("aigw_deny_snapshots_total", "Snapshots written.", stats.snapshots)
+    out.counter("aigw_deny_snapshot_failures_total", "Snapshots that could not be written.", stats.snapshot_failures)
 
 
 def _process(out: _Exposition, backend: str) -> None:

@@ -43,11 +43,15 @@ class Backoff:
         if self._started_at is None:
             self._started_at = now
 
-    def failed(self, now: float, chance: float) -> float:
-        """It has failed, or stopped: the seconds to wait. ``chance`` is in [0, 1)."""
+    def stopped(self, now: float) -> None:
+        """It has stopped for a reason that is none of its own."""
         if self._started_at is not None and now - self._started_at >= self._settled:
             self._failures = 0
         self._started_at = None
+
+    def failed(self, now: float, chance: float) -> float:
+        """It has failed: the seconds to wait. ``chance`` is in [0, 1)."""
+        self.stopped(now)
         # An exponent beyond what the limit can show would only overflow, after years of failures.
         longest = min(self._longest, self._first * 2.0 ** min(self._failures, 64))
         self._failures += 1

@@ -7,7 +7,7 @@ one key, both in canonical decimal; the value says why.
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -212,6 +212,58 @@ class DenySet:
         self._tombstones = OrderedDict()
         self._tombstone_floor = revision
         self._revision = revision
+
+    def adopt(self, fresh: "DenySet", revision: int) -> None:
+        """Take the place of all that is held by what `fresh` holds, at once, however much it is.
+
+        `fresh` must not be used afterwards. `revision` as in `replace`.
+        """
+        self._tenants = fresh._tenants
+        self._keys = fresh._keys
+        self._revision_by_entry = fresh._revision_by_entry
+        self._tombstones = OrderedDict()
+        self._tombstone_floor = revision
+        self._revision = revision
+        self._ignored_keys += fresh._ignored_keys
+
+    def copy(self) -> "DenySet":
+        """A set of the same entries that does not change with this one; tombstones stay behind."""
+        twin = DenySet(tombstones_max=self._tombstones_max)
+        twin._tenants = self._tenants.copy()
+        twin._keys = self._keys.copy()
+        twin._revision_by_entry = self._revision_by_entry.copy()
+        twin._revision = self._revision
+        twin._tombstone_floor = self._revision or 0
+        return twin
+
+    def holds_same(self, other: "DenySet") -> bool:
+        """Whether both hold the same entries, for the same reasons, of the same revisions."""
+        return (
+            self._revision_by_entry == other._revision_by_entry
+            and self._tenants == other._tenants
+            and self._keys == other._keys
+        )
+
+    def entries(self) -> Iterator[tuple[DenySubject, DenyReason, int]]:
+        """Who is cut off, why, and by which revision. The set must not change meanwhile."""
+        for scope, reasons, prefix in (
+            (DenyScope.TENANT, self._tenants, TENANT_PREFIX),
+            (DenyScope.KEY, self._keys, KEY_PREFIX),
+        ):
+            for subject_id, reason in reasons.items():
+                yield DenySubject(scope, subject_id), reason, self._revision_by_entry[f"{prefix}{subject_id}"]
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[DenySubject, DenyReason, int]], revision: int) -> "DenySet":
+        """A set of what `entries` of another one gave. `revision` as in `replace`."""
+        made = cls()
+        for subject, reason, entry_revision in entries:
+            prefix = TENANT_PREFIX if subject.scope is DenyScope.TENANT else KEY_PREFIX
+            made._reasons(subject.scope)[subject.id] = reason
+            made._revision_by_entry[f"{prefix}{subject.id}"] = entry_revision
+        made._tombstone_floor = revision
+        made._revision = revision
+        return made
 
     def _subject_of_newer(self, key: str, revision: int) -> DenySubject | None:
         """Note the revision; the subject if the key is ours and the revision news for it."""

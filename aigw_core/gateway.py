@@ -109,6 +109,8 @@ class Gateway:
         self.deny = deny if deny is not None else DenySet()
         self.deny_state = "none"
         """``none``, ``cold``, ``seeding``, ``live``, ``reconnecting``."""
+        self.deny_seeded = False
+        """Whether a whole deny-set has been in force once, from the feed or a snapshot."""
         self.deny_confirmed_at: float | None = None
         """Monotonic seconds at which the feed last knew that it was current; None without a feed."""
         self.pool: UpstreamPool[object] = UpstreamPool(max_idle=pool_max_idle)
@@ -124,7 +126,7 @@ class Gateway:
 
     def deny_unready(self) -> bool:
         """The deny-set has a feed that was never seeded."""
-        return self.deny_state in ("cold", "seeding") and self.deny.revision is None
+        return self.deny_state in ("cold", "seeding") and not self.deny_seeded
 
     def deny_stale_ms(self, now: float) -> int | None:
         """Milliseconds since the feed was last current; None where there is no feed."""
@@ -132,11 +134,12 @@ class Gateway:
             return None
         return max(0, int((now - self.deny_confirmed_at) * 1000))
 
-    def set_clock(self, now: float, wall: float) -> None:
-        """Call about once a second. A jump of the wall clock leaves the deny feed marked stale."""
-        jump = self.clock.set(now, wall)
-        if abs(jump) > CLOCK_JUMP_MAX and self.deny_confirmed_at is not None:
-            self.deny_confirmed_at -= abs(jump)
+    def set_clock(self, now: float, wall: float) -> bool:
+        """Call about once a second. A jump of the wall clock leaves the deny feed marked stale; True tells of one."""
+        jump = abs(self.clock.set(now, wall))
+        if jump > CLOCK_JUMP_MAX and self.deny_confirmed_at is not None:
+            self.deny_confirmed_at -= jump
+        return jump > CLOCK_JUMP_MAX
 
     def new_id(self, now: float) -> str:
         return self.ids.make(self.clock.wall_ms(now))

@@ -247,3 +247,12 @@ def test_a_short_soak_is_judged() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout.splitlines()[-1])
     assert document["facts"] == document["exchanges"] >= 50
+
+
+def test_the_deny_feed_gives_its_figures() -> None:
+    command = [sys.executable, "-m", "bench.deny", "--latency", "3", "--seed", "50"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECS, check=False)
+    assert done.returncode == 0, done.stderr
+    latency, seed = (json.loads(line) for line in done.stdout.splitlines())
+    assert 0 < latency["latency"]["put_median_ms"] <= latency["latency"]["put_max_ms"]
+    assert seed["seed"]["entries"] == 50

@@ -44,6 +44,8 @@ REASON_CHARS_MAX: Final = 200
 REASONS_LOGGED_MAX: Final = 8
 """Different reasons logged in one outage: more than one can matter, but two that alternate must not fill the log."""
 
+_CONNECTED: Final = "connected"
+
 _log = logging.getLogger("aigw.nats")
 
 
@@ -86,9 +88,10 @@ class LinkStatus:
 class NatsLink:
     """One connection, for one session."""
 
-    def __init__(self, client: Client, backoff: Backoff) -> None:
+    def __init__(self, client: Client, backoff: Backoff, on_settled: Callable[[], None]) -> None:
         self.client = client
         self._backoff = backoff
+        self._on_settled = on_settled
         self._lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.on_error: Callable[[Exception], None] | None = None
         """Called with what nats-py reports aside, such as SlowConsumerError and permission errors. Must not raise."""
@@ -98,6 +101,7 @@ class NatsLink:
     def settled(self) -> None:
         """What the session is for runs from now on."""
         self._backoff.started(time.monotonic())
+        self._on_settled()
 
     def fail(self, reason: str) -> None:
         """Gives the connection up: the session is cancelled, the client closed, another one built."""
@@ -107,6 +111,11 @@ class NatsLink:
     @property
     def is_lost(self) -> bool:
         return self._lost.done()
+
+    @property
+    def reason(self) -> str:
+        """Why it is gone; empty while it is not."""
+        return self._lost.result() if self._lost.done() else ""
 
     async def lost(self) -> str:
         """Waits until the connection is gone; the reason."""
@@ -177,7 +186,7 @@ class NatsSupervisor:
     async def _once(self, session: Session) -> str:
         """One connection from beginning to end; why it ended."""
         client = _Client(tls_required=self._options.tls_required)
-        link = NatsLink(client, self._backoff)
+        link = NatsLink(client, self._backoff, self._logged.clear)
         tasks: list[asyncio.Task[Any]] = []
         try:
             await link.call(self._connect(client, link), self._pace.connect)
@@ -236,8 +245,9 @@ class NatsSupervisor:
             max_reconnect_attempts=1,
             reconnect_time_wait=0,
             connect_timeout=self._pace.connect,  # type: ignore[arg-type]  # a float does as well
-            ping_interval=self._pace.probe,  # type: ignore[arg-type]  # a float does as well
-            max_outstanding_pings=2,
+            # The second line behind our own ping, which knows when an answer may be late.
+            ping_interval=4 * self._pace.probe,  # type: ignore[arg-type]  # a float does as well
+            max_outstanding_pings=3,
             tls=self._tls,
             user=_text(options.user),
             password=_text(options.password),
@@ -256,20 +266,22 @@ class NatsSupervisor:
             reading = getattr(link.client, "_reading_task", None)
             if reading is not None and reading.done():
                 return "the client stopped reading"
+            received = link.client.stats["in_msgs"]
             try:
                 await link.call(link.client.flush(max(1, int(self._pace.probe) + 1)), self._pace.probe)
-            except LinkTimeout:
-                return "no answer to a ping"
-            except errors.TimeoutError:
-                return "no answer to a ping"
+            except (LinkTimeout, errors.TimeoutError):
+                # Behind a flood of messages the answer takes its time, and the flood shows that somebody is there.
+                if link.client.stats["in_msgs"] == received:
+                    return "no answer to a ping"
 
     def _note_connected(self) -> None:
         status = self.status
         status.connected = True
         status.connects += 1
-        self._logged.clear()
-        # The address as we were given it: the server may name others, and none holds credentials.
-        _log.info("connected to NATS", extra={"fields": {"connection": self._name}})
+        # A connection that is made and lost again and again, before it was of any use, is told of once.
+        if _CONNECTED not in self._logged:
+            self._logged.add(_CONNECTED)
+            _log.info("connected to NATS", extra={"fields": {"connection": self._name}})
         self._tell()
 
     def _note_lost(self, reason: str) -> None:

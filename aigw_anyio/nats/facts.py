@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from aigw_anyio.nats.connection import LinkLost, LinkStatus, LinkTimeout, NatsLink, NatsSupervisor, Pace
-from aigw_anyio.nats.jetstream import ApiError, Stream, StreamRefused, require_stream
+from aigw_anyio.nats.factstream import Stream, StreamRefused, require_stream
+from aigw_anyio.nats.jetstream import ApiError
 from aigw_anyio.nats.options import NatsOptions
 from aigw_anyio.nats.publisher import SpoolPublisher
 from aigw_anyio.sinks.spool.housekeeping import PAUSE_SECS, traits

@@ -23,6 +23,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 import anyio
+import anyio.lowlevel
 
 STOP_SECS: Final = 5.0
 """For NATS code to close its connection when it is told to stop; more than a client needs to close."""
@@ -133,3 +134,11 @@ class ThreadHost:
         if loop is not None:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(call)
+
+
+def host_here() -> Host:
+    """The running loop where that is asyncio's, else a thread whose calls come back into the running one."""
+    token = anyio.lowlevel.current_token()
+    # Under trio, which is not imported here, the token of the running loop has this method.
+    run_sync_soon = getattr(getattr(token, "native_token", token), "run_sync_soon", None)
+    return LoopHost() if run_sync_soon is None else ThreadHost(run_sync_soon)

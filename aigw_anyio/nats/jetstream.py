@@ -1,148 +1,51 @@
-"""The few calls of the JetStream API that the fact sink needs, and the stream that it publishes to."""
+"""Requests of the JetStream API, as they are on the wire: JSON in, JSON out.
+
+nats-py's own manager drops what we need (the exact creation time, the number of subjects) and its subscriptions do
+more than we want.
+"""
 
 from __future__ import annotations
 
-import base64
 import json
-from dataclasses import dataclass
 from typing import Any, Final
 
 from nats import errors
 
-from aigw_anyio.nats.connection import LinkTimeout, NatsLink
-from aigw_core.facts import FACT_MAX_BYTES
+from aigw_anyio.nats.connection import NatsLink
 
-CALL_SECS: Final = 5.0
-"""For one answer of the server."""
-HEADERS_SIZE: Final = 1_024
-"""Bytes beside a fact that count against a stream's max_msg_size."""
-DUPLICATE_WINDOW_SECS: Final = 120
-"""Of a stream that we make: the server's own default, and far more than the seconds around a reconnect."""
-ID_HEADER: Final = "Nats-Msg-Id"
-_NOT_FOUND: Final = 404
+ANSWER_SIZE_MAX: Final = 1024 * 1024
+"""Descriptions are a few kilobytes; a server's own limit for a message is as much."""
+STREAM_NOT_FOUND: Final = 10059
+CONSUMER_NOT_FOUND: Final = 10014
 
 
 class ApiError(Exception):
-    """The server's own refusal of a call."""
+    """The server has refused a request; the text is for the log.
 
-    def __init__(self, code: int, description: str) -> None:
-        super().__init__(description)
+    ``code`` is JetStream's own number of the error, ``status`` its class as in HTTP; 0 where not stated.
+    """
+
+    def __init__(self, code: int, description: str, status: int = 0) -> None:
+        super().__init__(description[:200])
         self.code = code
+        self.status = status
 
 
-class StreamRefused(Exception):
-    """A stream to which facts must not be entrusted; the text is one line for the operator."""
-
-
-@dataclass(slots=True, frozen=True)
-class Stream:
-    """The stream that takes our subjects."""
-
-    name: str
-    created: str
-
-    @property
-    def identity(self) -> str:
-        """Differs from that of a stream of the same name that was made anew."""
-        return f"{self.name} {self.created}"
-
-
-async def call_api(link: NatsLink, name: str, body: dict[str, object]) -> dict[str, Any]:
-    """Raises ApiError, and LinkTimeout or LinkLost."""
-    request = link.client.request(f"$JS.API.{name}", json.dumps(body).encode(), timeout=CALL_SECS)
+async def request(link: NatsLink, subject: str, body: dict[str, Any] | None, secs: float) -> dict[str, Any]:
+    """One request below ``$JS.API``. Raises ApiError, LinkTimeout, LinkLost, or an error of nats-py."""
+    payload = json.dumps(body).encode() if body is not None else b""
     try:
-        message = await link.call(request, CALL_SECS + 1.0)
+        reply = await link.call(link.client.request(f"$JS.API.{subject}", payload, timeout=secs), secs + 1.0)
     except errors.NoRespondersError:
-        raise ApiError(503, "JetStream is not available") from None
-    except errors.TimeoutError:
-        raise LinkTimeout from None
-    row = json.loads(message.data)
-    if not isinstance(row, dict):
-        raise ApiError(500, "the server's answer is no JSON object")
-    error = row.get("error")
-    if isinstance(error, dict):
-        raise ApiError(int(error.get("code", 500)), str(error.get("description", "")))
-    return row
-
-
-async def require_stream(link: NatsLink, subject: str, name: str) -> Stream:
-    """The stream that takes ``subject`` and all below it; made under ``name`` where there is none.
-
-    Raises StreamRefused, ApiError, LinkTimeout, LinkLost.
-    """
-    names = (await call_api(link, "STREAM.NAMES", {"subject": f"{subject}.any"})).get("streams")
-    if names:
-        row = await call_api(link, f"STREAM.INFO.{names[0]}", {})
-    else:
-        row = await _create(link, subject, name)
-    config = row["config"]
-    problems = stream_problems(config)
-    if problems:
-        raise StreamRefused(f"facts_stream: the stream {config['name']} {' and '.join(problems)}")
-    return Stream(str(config["name"]), str(row["created"]))
-
-
-async def _create(link: NatsLink, subject: str, name: str) -> dict[str, Any]:
-    body: dict[str, object] = {
-        "name": name,
-        "subjects": [f"{subject}.>"],
-        "retention": "limits",
-        "discard": "new",
-        "storage": "file",
-        "duplicate_window": DUPLICATE_WINDOW_SECS * 1_000_000_000,
-    }
+        raise ApiError(503, "JetStream is not available to this account", 503) from None
+    if len(reply.data) > ANSWER_SIZE_MAX:
+        raise ApiError(0, "the answer is too large")
     try:
-        return await call_api(link, f"STREAM.CREATE.{name}", body)
-    except ApiError as error:
-        if error.code == 503:
-            raise
-        raise StreamRefused(f"facts_stream: {name} cannot be made: {error}") from None
-
-
-def stream_problems(config: dict[str, Any]) -> list[str]:
-    """What would lose facts."""
-    found = []
-    if config.get("retention") != "limits":
-        found.append(f"has retention {config.get('retention')}, where only limits keeps what was read")
-    if config.get("discard") != "new":
-        found.append(f"has discard {config.get('discard')}, which deletes old facts to make room")
-    if config.get("max_msgs_per_subject", -1) > 0 and not config.get("discard_new_per_subject"):
-        found.append("has max_msgs_per_subject, which deletes old facts")
-    if config.get("no_ack"):
-        found.append("acknowledges nothing")
-    if config.get("sealed"):
-        found.append("is sealed")
-    if 0 < config.get("max_msg_size", -1) < FACT_MAX_BYTES + HEADERS_SIZE:
-        found.append(f"takes no message of {FACT_MAX_BYTES + HEADERS_SIZE} bytes")
-    return found
-
-
-async def read_back(link: NatsLink, stream: Stream, subject: str, behind: int) -> dict[str, int]:
-    """Id → sequence of every message of the subject behind this sequence.
-
-    Asks the leader, message by message: a replica that answers faster may not have the newest ones. There
-    are few, unless the cursor was lost. Raises ApiError, LinkTimeout, LinkLost.
-    """
-    found: dict[str, int] = {}
-    while True:
-        try:
-            body: dict[str, object] = {"seq": behind + 1, "next_by_subj": subject}
-            row = await call_api(link, f"STREAM.MSG.GET.{stream.name}", body)
-        except ApiError as error:
-            if error.code == _NOT_FOUND:
-                return found
-            raise
-        message = row["message"]
-        behind = int(message["seq"])
-        fact_id = _id_of(message)
-        if fact_id is not None:
-            found[fact_id] = behind
-
-
-def _id_of(message: dict[str, Any]) -> str | None:
-    headers = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
-    for line in headers.split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == ID_HEADER.lower():
-            return value.strip()
-    return None
+        answer: dict[str, Any] = json.loads(reply.data)
+        error = answer.get("error")
+        if error is None:
+            return answer
+        status = int(error.get("code", 0))
+        raise ApiError(int(error.get("err_code", status)), str(error.get("description", "refused")), status)
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        raise ApiError(0, "the answer is not understood") from None

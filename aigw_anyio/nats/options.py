@@ -86,11 +86,12 @@ def parse_nats_url(url: Secret, *, creds_file: Path | None = None, ca_file: Path
 
 
 def _split(text: str) -> SplitResult:
-    found = urlsplit(text if "://" in text else f"nats://{text}")
     try:
+        found = urlsplit(text if "://" in text else f"nats://{text}")
         port = found.port
     except ValueError:
-        raise ValueError("an address has no valid port") from None
+        # The error of urlsplit quotes what it was given.
+        raise ValueError("an address is not well-formed") from None
     if found.scheme not in _SCHEMES:
         raise ValueError("an address must begin with nats:// or tls://")
     if not found.hostname or port == 0:

@@ -20,7 +20,8 @@ from typing import Final
 from nats.aio.msg import Msg
 
 from aigw_anyio.nats.connection import NatsLink
-from aigw_anyio.nats.jetstream import ID_HEADER, ApiError, Stream, read_back
+from aigw_anyio.nats.factstream import ID_HEADER, Stream, read_back
+from aigw_anyio.nats.jetstream import ApiError
 from aigw_anyio.sinks.spool.files import Files
 from aigw_anyio.sinks.spool.follow import Follower, Position
 from aigw_core.outbox import Cursor, Outbox, parse_cursor, read_back_from

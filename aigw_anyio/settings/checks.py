@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from aigw_anyio import tls
+from aigw_anyio.deny.bucket import BUCKET
 from aigw_anyio.limits import FILES_RESERVED, default_max_connections, open_files_limit
 from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.settings.fields import shown
@@ -46,6 +47,8 @@ def cross_problems(settings: Settings, broken: set[str], label: Label) -> list[s
         (("signing_keys", "require_signing_keys"), _signing_keys),
         (("listen_addr", "metrics_listen"), _addresses),
         (("fact_sink", "spool_dir", "nats_url"), _fact_sink),
+        (("nats_url", "nats_creds", "nats_ca_file", "deny_source"), _nats),
+        (("deny_file", "deny_source"), _deny_source),
         ((), _not_available),
     )
     return [problem for names, check in checks if broken.isdisjoint(names) for problem in check(settings, label)]
@@ -62,6 +65,8 @@ def cross_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         found.append("AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away from it")
     if settings.pool_keys and not settings.signing_keys:
         found.append("signing_keys: is empty, so every virtual key is refused; BYO works")
+    if settings.snapshot_path is not None and settings.effective_deny_source is DenySource.NONE:
+        found.append("snapshot_path: has no effect while deny_source is none")
     if settings.deny_fail_closed and settings.effective_deny_source is DenySource.NONE:
         found.append("deny_fail_closed: has no effect while deny_source is none")
     open_files = open_files_limit()
@@ -175,20 +180,31 @@ def _fact_sink(settings: Settings, label: Label) -> Iterator[str]:
         yield f"{label('spool_dir')}: is unset, but fact_sink is {settings.fact_sink}; allowed: the path of a directory"
     if settings.fact_sink is FactSinkKind.NATS and settings.nats_url is None:
         yield f'{label("nats_url")}: is unset, but fact_sink is nats; allowed: an address such as "nats://host:4222"'
-    elif settings.fact_sink is FactSinkKind.NATS and settings.nats_url is not None:
-        creds = Path(settings.nats_creds) if settings.nats_creds is not None else None
-        try:
-            parse_nats_url(settings.nats_url, creds_file=creds)
-        except ValueError as error:
-            yield f'{label("nats_url")}: {error}; allowed: an address such as "nats://host:4222"'
+
+
+def _nats(settings: Settings, label: Label) -> Iterator[str]:
+    needs_nats = settings.effective_deny_source is DenySource.NATS
+    if settings.nats_url is None:
+        if needs_nats:
+            yield f"{label('nats_url')}: is not set, but deny_source is nats; allowed: an address"
+        return
+    files = (Path(name) if name is not None else None for name in (settings.nats_creds, settings.nats_ca_file))
+    try:
+        parse_nats_url(settings.nats_url, creds_file=next(files), ca_file=next(files))
+    except ValueError as error:
+        allowed = "nats://host:4222 or tls://host:4222, with nats_creds and nats_ca_file"
+        yield f"{label('nats_url')}: {error}; allowed: {allowed}"
+    if needs_nats and BUCKET.fullmatch(settings.nats_bucket) is None:
+        yield f"{label('nats_bucket')}: is no name of a bucket; allowed: up to 200 letters, digits, - and _"
+
+
+def _deny_source(settings: Settings, label: Label) -> Iterator[str]:
+    if settings.effective_deny_source is DenySource.FILE and settings.deny_file is None:
+        yield f"{label('deny_file')}: is not set, but deny_source is file; allowed: the path of a JSON file"
+    if settings.snapshot_path is not None and not Path(settings.snapshot_path).parent.is_dir():
+        yield f"{label('snapshot_path')}: its directory does not exist; allowed: a path in a directory that does"
 
 
 def _not_available(settings: Settings, label: Label) -> Iterator[str]:
-    source = settings.effective_deny_source
-    if source is not DenySource.NONE:
-        name = "nats_url" if settings.deny_source is None else "deny_source"
-        yield f"{label(name)}: the {source} deny feed is not available yet; allowed: deny_source none"
-    elif settings.snapshot_path is not None:
-        yield f"{label('snapshot_path')}: deny-set snapshots are not available yet; allowed: unset"
     if settings.workers != 1:
         yield f"{label('workers')}: several workers are not available yet; allowed: 1"

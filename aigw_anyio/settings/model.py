@@ -145,8 +145,11 @@ class Settings(BaseModel):
 
     deny_source: DenySource | None = Field(None, description="none, file or nats")
     deny_file: Text | None = Field(None, description=_FILE)
-    nats_url: SecretText | None = Field(None, description='an address such as "nats://host:4222"')
+    nats_url: SecretText | None = Field(
+        None, description='addresses such as "nats://host:4222" or "tls://user:password@host", separated by commas'
+    )
     nats_creds: Text | None = Field(None, description=_FILE)
+    nats_ca_file: Text | None = Field(None, description="the path of PEM certificates")
     nats_bucket: Text = Field("ai-gateway", description="the name of a key-value bucket")
     deny_fail_closed: bool = Field(False, description=_BOOL)
     snapshot_path: Text | None = Field(None, description="a path")

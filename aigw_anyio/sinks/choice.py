@@ -31,14 +31,10 @@ def make_sink(settings: Settings, worker: int = 0) -> FactSink:
     if settings.fact_sink is FactSinkKind.SPOOL:
         return SpoolSink(_directory(settings), options)
     # nats-py is loaded where it is used.
-    from aigw_anyio.nats.options import parse_nats_url
+    from aigw_anyio.deny.sources import nats_options
     from aigw_anyio.sinks.nats import NatsSink, NatsTarget
 
-    assert settings.nats_url is not None, "checked with the settings"
-    creds = Path(settings.nats_creds) if settings.nats_creds is not None else None
-    target = NatsTarget(
-        parse_nats_url(settings.nats_url, creds_file=creds), settings.facts_subject, settings.facts_stream
-    )
+    target = NatsTarget(nats_options(settings), settings.facts_subject, settings.facts_stream)
     options = dataclasses.replace(options, keep_secs=ACKED_KEPT_SECS)
     return NatsSink(_directory(settings), target, options)
 

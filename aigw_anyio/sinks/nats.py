@@ -21,7 +21,7 @@ import anyio.lowlevel
 
 from aigw_anyio.nats.connection import Pace
 from aigw_anyio.nats.facts import FactsTarget, FactsTask
-from aigw_anyio.nats.hosting import Host, LoopHost, ThreadHost
+from aigw_anyio.nats.hosting import Host, host_here
 from aigw_anyio.nats.options import NatsOptions
 from aigw_anyio.nats.publisher import load_cursor
 from aigw_anyio.sinks.protocol import SinkError
@@ -46,14 +46,6 @@ class NatsTarget:
     subject: str
     stream: str
     pace: Pace | None = None
-
-
-def host_here() -> Host:
-    """The running loop where that is asyncio's, else a thread whose calls come back into the running one."""
-    token = anyio.lowlevel.current_token()
-    # Under trio, which is not imported here, the token of the running loop has this method.
-    run_sync_soon = getattr(getattr(token, "native_token", token), "run_sync_soon", None)
-    return LoopHost() if run_sync_soon is None else ThreadHost(run_sync_soon)
 
 
 class NatsSink(SpoolSink):

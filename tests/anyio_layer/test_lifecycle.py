@@ -16,6 +16,7 @@ from aigw_anyio import httpd, lifecycle
 from aigw_anyio.lifecycle import Options, run_gateway
 from aigw_anyio.settings import ListenAddr, Settings, load_settings
 from aigw_anyio.sinks import FactSink, StdoutSink
+from aigw_core.denyset import DenyChange
 from aigw_core.facts import OpenRecord
 from aigw_core.gateway import Gateway
 from tests.anyio_layer.conftest import exchange, numbered, request_bytes
@@ -49,6 +50,9 @@ class FakePlane:
     def cut(self) -> None:
         self.calls.append("cut")
         self.on_cut()
+
+    def apply_deny(self, changes: list[DenyChange] | None) -> None:
+        self.calls.append("apply_deny")
 
     def reload(self, settings: Settings, idle: list[object]) -> None:
         self.calls.append(f"reload {settings.rate_limit_rps} {idle}")

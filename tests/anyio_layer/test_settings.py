@@ -67,6 +67,7 @@ def test_defaults_are_those_of_the_reference() -> None:
         "deny_file": None,
         "nats_url": None,
         "nats_creds": None,
+        "nats_ca_file": None,
         "nats_bucket": "ai-gateway",
         "deny_fail_closed": False,
         "snapshot_path": None,
@@ -258,7 +259,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         on_client_abort = "wait"
         require_signing_keys = true
         fact_sink = "spool"
-        snapshot_path = "/tmp/x"
+        snapshot_path = "none/x"
         [pool_keys]
         opnai = "k"
         plain = "k"
@@ -284,7 +285,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         "pool_keys.opnai: unknown provider; did you mean openai?",
         "provider_authorities.plain: plain http would show the pool key",
         "signing_keys: is empty, but require_signing_keys is set; allowed: ",
-        "snapshot_path: deny-set snapshots are not available yet; allowed: ",
+        "snapshot_path: its directory does not exist; allowed: ",
         "spool_dir: is unset, but fact_sink is spool; allowed: the path of a directory",
         "workers: several workers are not available yet; allowed: 1",
     ]
@@ -296,9 +297,20 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
-        ({"AI_DENY_SOURCE": "nats"}, "deny_source (AI_DENY_SOURCE): the nats deny feed is not available yet"),
-        ({"AI_DENY_SOURCE": "file"}, "deny_source (AI_DENY_SOURCE): the file deny feed is not available yet"),
-        ({"AI_NATS_URL": "nats://h"}, "nats_url (AI_NATS_URL): the nats deny feed is not available yet"),
+        ({"AI_DENY_SOURCE": "nats"}, "nats_url: is not set, but deny_source is nats; allowed: an address"),
+        (
+            {"AI_DENY_SOURCE": "file"},
+            "deny_file: is not set, but deny_source is file; allowed: the path of a JSON file",
+        ),
+        (
+            {"AI_NATS_URL": "http://h"},
+            "nats_url (AI_NATS_URL): an address must begin with nats:// or tls://; allowed: ",
+        ),
+        (
+            {"AI_NATS_URL": "nats://h", "AI_NATS_CREDS": "none"},
+            "nats_url (AI_NATS_URL): the credentials file cannot be",
+        ),
+        ({"AI_NATS_URL": "nats://h", "AI_NATS_BUCKET": "a.b"}, "nats_bucket (AI_NATS_BUCKET): is no name of a bucket"),
         ({"AI_FACT_SINK": "spool"}, "spool_dir: is unset, but fact_sink is spool; allowed: "),
         ({"AI_FACT_SINK": "nats", "AI_SPOOL_DIR": "x"}, "nats_url: is unset, but fact_sink is nats; allowed: "),
         ({"AI_FACTS_SUBJECT": "ai.*"}, "facts_subject (AI_FACTS_SUBJECT): is no NATS subject of words and dots"),
@@ -342,6 +354,7 @@ def test_one_problem(environ: dict[str, str], line: str) -> None:
         ({"AI_POOL_KEY_GROK": "x"}, "AI_POOL_KEY_GROK: no such provider; did you mean AI_POOL_KEY_GROQ?"),
         ({"HTTPS_PROXY": "http://p"}, "HTTPS_PROXY: outbound proxies are not used; providers are reached directly"),
         ({"AI_POOL_KEY_XAI": "k"}, "signing_keys: is empty, so every virtual key is refused; BYO works"),
+        ({"AI_SNAPSHOT_PATH": "deny.snapshot"}, "snapshot_path: has no effect while deny_source is none"),
         ({"AI_DENY_FAIL_CLOSED": "1"}, "deny_fail_closed: has no effect while deny_source is none"),
         ({"AI_SIGNING_SEED": "x"}, "AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away"),
         ({"AI_MAX_CONNECTIONS": "99999999"}, "max_connections: is more than "),

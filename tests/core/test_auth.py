@@ -534,8 +534,7 @@ def test_the_deny_set(tenant: bytes | None, key: bytes | None, reason: Reason | 
 def test_before_the_first_seed(closed: bool, state: str, seeded: bool, reason: Reason | None) -> None:
     gateway = make_gateway(make_policy(deny_fail_closed=closed))
     gateway.deny_state = state
-    if seeded:
-        gateway.deny.replace({}, 5)
+    gateway.deny_seeded = seeded
     assert reason_of(request(), gateway) is reason
     assert reason_of(request(key=BYO_KEY), gateway) is None
 

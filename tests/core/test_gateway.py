@@ -98,8 +98,7 @@ def test_ids_carry_wall_time_and_sort() -> None:
 def test_when_the_deny_set_was_never_seeded(state: str, seeded: bool, unready: bool) -> None:
     gateway = make_gateway()
     gateway.deny_state = state
-    if seeded:
-        gateway.deny.replace({}, 1)
+    gateway.deny_seeded = seeded
     assert gateway.deny_unready() is unready
 
 

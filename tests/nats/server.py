@@ -31,6 +31,7 @@ class NatsServer:
         self.folder = folder
         self.port = port if port is not None else free_port()
         self.config = config
+        self.has_jetstream = True
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,13 +45,15 @@ class NatsServer:
     def start(self) -> NatsServer:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "nats.conf"
-        file.write_text(
-            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self.config}\n'
-        )
+        self._write(file)
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen([str(BINARY), "-c", str(file)], stdout=log, stderr=log)
         self.wait_until_listening()
         return self
+
+    def _write(self, file: Path) -> None:
+        jetstream = f'jetstream {{ store_dir: "{self.folder / "store"}" }}' if self.has_jetstream else ""
+        file.write_text(f'listen: "127.0.0.1:{self.port}"\n{jetstream}\n{self.config}\n')
 
     def wait_until_listening(self) -> None:
         assert self._process is not None
@@ -70,9 +73,7 @@ class NatsServer:
     def reload(self, config: str) -> None:
         self.config = config
         file = self.folder / "nats.conf"
-        file.write_text(
-            f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{self.folder / "store"}" }}\n{self.config}\n'
-        )
+        self._write(file)
         self.send(signal.SIGHUP)
 
     def send(self, number: signal.Signals) -> None:

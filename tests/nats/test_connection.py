@@ -47,6 +47,8 @@ class Sessions:
             self.started.notify_all()
         if self._work is not None:
             await self._work(link)
+        else:
+            link.settled()
         await link.lost()
 
     async def wait_for(self, number: int) -> NatsLink:
@@ -161,6 +163,28 @@ def test_a_client_that_stopped_reading_is_replaced(shared_server: NatsServer, mo
             monkeypatch.setattr(link.client._ps, "parse", broken)
             await asyncio.wait_for(link.lost(), PATIENCE)
             await sessions.wait_for(2)
+
+    run(main)
+
+
+def test_a_ping_that_is_late_behind_a_flood_is_no_loss(
+    shared_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with supervise(shared_server.url, Sessions()) as sessions:
+            link = await sessions.wait_for(1)
+
+            async def late(secs: int) -> None:
+                link.client.stats["in_msgs"] += 1
+                pings.append(secs)
+                raise errors.FlushTimeoutError
+
+            pings: list[int] = []
+            monkeypatch.setattr(link.client, "flush", late)
+            async with asyncio.timeout(PATIENCE):
+                while len(pings) < 5:
+                    await asyncio.sleep(0.01)
+            assert not link.is_lost
 
     run(main)
 

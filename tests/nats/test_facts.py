@@ -17,8 +17,8 @@ from nats.js import api
 
 from aigw_anyio.nats import publisher as publisher_module
 from aigw_anyio.nats.connection import Pace
+from aigw_anyio.nats.factstream import stream_problems
 from aigw_anyio.nats.hosting import Host, ThreadHost
-from aigw_anyio.nats.jetstream import stream_problems
 from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.nats.publisher import CURSOR_NAME
 from aigw_anyio.settings.model import SpoolFsync

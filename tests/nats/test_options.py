@@ -39,6 +39,7 @@ def test_a_token() -> None:
         "nats://a:0",
         "nats://a:99999",
         "nats://a:x",
+        "nats://[s3cret]",
         "nats://a/path",
         "nats://a?q",
         "nats://s3cret@a,nats://oth3r@b",
