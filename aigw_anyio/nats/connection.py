@@ -44,6 +44,8 @@ REASON_CHARS_MAX: Final = 200
 REASONS_LOGGED_MAX: Final = 8
 """Different reasons logged in one outage: more than one can matter, but two that alternate must not fill the log."""
 
+PING_SECS: Final = 3600
+"""For nats-py to wait for the answer to a ping; its connection is given up long before."""
 _CONNECTED: Final = "connected"
 
 _log = logging.getLogger("aigw.nats")
@@ -97,6 +99,8 @@ class NatsLink:
         """Called with what nats-py reports aside, such as SlowConsumerError and permission errors. Must not raise."""
         self.last_error: Exception | None = None
         """The newest of these."""
+        self.ping: asyncio.Task[None] | None = None
+        """The supervisor's own, until it is answered or the client is closed."""
 
     def settled(self) -> None:
         """What the session is for runs from now on."""
@@ -212,7 +216,12 @@ class NatsSupervisor:
             link.fail("closed")
             for task in tasks:
                 task.cancel()
-            await _dispose(client, tasks, self._pace.close)
+            try:
+                await _dispose(client, tasks, self._pace.close)
+            finally:
+                if link.ping is not None:
+                    link.ping.add_done_callback(_forget)
+                    link.ping.cancel()
 
     async def _connect(self, client: Client, link: NatsLink) -> None:
         options = self._options
@@ -259,20 +268,25 @@ class NatsSupervisor:
         """Returns why the connection is not trusted any more.
 
         nats-py's read loop ends on an unexpected exception and leaves the client connected but deaf; its ``flush``
-        then reports success. So the loop itself is looked at too.
+        then reports success. So the loop itself is looked at too. A late answer to a ping that was given up is such
+        an exception, so no ping is given up while its connection is.
         """
+        stats = link.client.stats
         while True:
             await asyncio.sleep(self._pace.probe)
             reading = getattr(link.client, "_reading_task", None)
             if reading is not None and reading.done():
                 return "the client stopped reading"
-            received = link.client.stats["in_msgs"]
-            try:
-                await link.call(link.client.flush(max(1, int(self._pace.probe) + 1)), self._pace.probe)
-            except (LinkTimeout, errors.TimeoutError):
-                # Behind a flood of messages the answer takes its time, and the flood shows that somebody is there.
-                if link.client.stats["in_msgs"] == received:
-                    return "no answer to a ping"
+            received = stats["in_msgs"]
+            if link.ping is None:
+                link.ping = asyncio.get_running_loop().create_task(link.client.flush(PING_SECS))
+            await asyncio.wait({link.ping}, timeout=self._pace.probe)
+            if link.ping.done():
+                link.ping.result()
+                link.ping = None
+            elif stats["in_msgs"] == received:
+                return "no answer to a ping"
+            # Behind a flood of messages the answer takes its time, and the flood shows that somebody is there.
 
     def _note_connected(self) -> None:
         status = self.status

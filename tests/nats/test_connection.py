@@ -174,17 +174,25 @@ def test_a_ping_that_is_late_behind_a_flood_is_no_loss(
         async with supervise(shared_server.url, Sessions()) as sessions:
             link = await sessions.wait_for(1)
 
-            async def late(secs: int) -> None:
-                link.client.stats["in_msgs"] += 1
-                pings.append(secs)
-                raise errors.FlushTimeoutError
+            real, reading = link.client._process_pong, link.client._reading_task
+            late: list[bool] = []
 
-            pings: list[int] = []
-            monkeypatch.setattr(link.client, "flush", late)
+            async def process_pong() -> None:
+                # The answer is not looked at for a while, and messages come in the meantime.
+                for _ in range(30):
+                    link.client.stats["in_msgs"] += 1
+                    await asyncio.sleep(0.05)
+                await real()
+                late.append(True)
+
+            monkeypatch.setattr(link.client, "_process_pong", process_pong)
             async with asyncio.timeout(PATIENCE):
-                while len(pings) < 5:
+                while len(late) < 2:
                     await asyncio.sleep(0.01)
             assert not link.is_lost
+            assert link.client._reading_task is reading
+            assert reading is not None
+            assert not reading.done()
 
     run(main)
 
