@@ -14,6 +14,7 @@ TARGETS: Final = (
     "response_head",
     "chunked",
     "virtual_key",
+    "spool",
     "connection",
 )
 """Module names in this package; seeds of each are in `seeds/<name>/`."""
