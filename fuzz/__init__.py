@@ -14,6 +14,8 @@ TARGETS: Final = (
     "response_head",
     "chunked",
     "virtual_key",
+    "deny_entry",
+    "configuration",
     "connection",
 )
 """Module names in this package; seeds of each are in `seeds/<name>/`."""
