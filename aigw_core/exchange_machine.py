@@ -337,7 +337,7 @@ class ExchangeMachine(ExchangeBase):
         self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
         data = self.outbound.feed(data, now)
         if self.state is states.DRAINING:
-            if self.outbound.relayed > self._policy.usage_drain_max_bytes:
+            if self.outbound.drained > self._policy.usage_drain_max_bytes:
                 self._conclude(Outcome.CLIENT_ABORT, now)
         elif data:
             self.port.response_body(data)
@@ -373,6 +373,7 @@ class ExchangeMachine(ExchangeBase):
         elif self.state < states.DRAINING:
             if self._may_drain():
                 self._move(states.DETACH)
+                self.outbound.left_at = self.outbound.relayed
                 self.timers.set(timers.USAGE_DRAIN, now + self._policy.timeouts.usage_drain)
             else:
                 self._conclude(Outcome.CLIENT_ABORT, now)
@@ -413,6 +414,9 @@ class ExchangeMachine(ExchangeBase):
         """One of the exchange's timers fired."""
         if self.state is states.OPENING and timer in (timers.OPENING, timers.CLIENT_WRITE):
             self._void(Rejection(Reason.NO_LEDGER), now)
+        elif timer is timers.CLIENT_WRITE and self.state in (states.ADMITTED, states.REQUESTING):
+            # An answer of ours would not be read either.
+            self._conclude(Outcome.TIMEOUT, now, timer.name.lower())
         elif timer is timers.CONNECT:
             self._release(reusable=False)
             self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)

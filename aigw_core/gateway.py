@@ -175,7 +175,8 @@ class Gateway:
             return []
         tenants: Iterable[int] = self._by_tenant
         if changes is not None:
-            relevant = [c for c in changes if c.reason is not None]
+            # A tenant's entry goes before those of its keys, so its removal can bring one of them into force.
+            relevant = [c for c in changes if c.reason is not None or c.subject.scope is DenyScope.TENANT]
             if not relevant:
                 return []
             if all(c.subject.scope is DenyScope.TENANT for c in relevant):

@@ -27,6 +27,7 @@ class ResponseSide:
         "_opaque",
         "begun",
         "informational",
+        "left_at",
         "meter",
         "relayed",
         "status",
@@ -43,6 +44,9 @@ class ResponseSide:
         self.upstream_id: str | None = None
         self.ttft_at: float | None = None
         self.relayed = 0
+        """Body bytes for the caller."""
+        self.left_at: int | None = None
+        """How many of them there were when the caller left; what came later was read for its usage alone."""
         self.informational = 0
         self.meter: Meter | None = None
         self._mask: KeyMask | None = None
@@ -75,6 +79,11 @@ class ResponseSide:
         meter.request_bytes_hint = body.text_bytes_hint
         meter.response_head(head.status, head.headers.first.get(b"content-type", b""), encoding)
         return framing if isinstance(framing, Length) and not strip else CHUNKED
+
+    @property
+    def drained(self) -> int:
+        """Body bytes read after the caller had left."""
+        return 0 if self.left_at is None else self.relayed - self.left_at
 
     def feed(self, data: bytes, now: float) -> bytes:
         """What may be relayed now."""

@@ -121,5 +121,5 @@ def settle(
         server_tool_calls=usage.server_tool_calls,
         flags=usage.flags,
         request_bytes=request.sent,
-        response_bytes=response.relayed,
+        response_bytes=response.relayed - response.drained,
     )

@@ -15,6 +15,8 @@ TARGETS: Final = (
     "chunked",
     "virtual_key",
     "spool",
+    "deny_entry",
+    "configuration",
     "connection",
 )
 """Module names in this package; seeds of each are in `seeds/<name>/`."""

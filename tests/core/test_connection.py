@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aigw_core.denyset import DenyReason
@@ -366,6 +368,24 @@ class TestEnds:
         assert driver.done()
         fact = driver.ledger.facts[0]
         assert (fact.outcome, fact.usage_status) == (Outcome.COMPLETE, "final")
+        assert fact.response_bytes == len(EVENT), "what is read for its usage alone is not relayed"
+
+    def test_a_drain_before_the_answer_relays_nothing(self) -> None:
+        driver = MemoryDriver(make_gateway(with_provider(on_client_abort=OnClientAbort.DRAIN)))
+        driver.receive(request(CHAT)).lost().upstream(json_response(COMPLETION))
+        fact = driver.ledger.facts[0]
+        assert (fact.outcome, fact.usage_status, fact.status) == (Outcome.COMPLETE, "final", None)
+        assert (fact.upstream_status, fact.response_bytes) == (200, 0)
+
+    def test_drain_is_bounded_in_bytes_that_came_after_the_caller_left(self) -> None:
+        policy = replace(with_provider(on_client_abort=OnClientAbort.DRAIN), usage_drain_max_bytes=len(EVENT))
+        driver = MemoryDriver(make_gateway(policy))
+        driver.receive(request(CHAT_STREAM)).upstream(CHUNKED_SSE + chunk(EVENT) + chunk(EVENT)).lost()
+        driver.upstream(chunk(EVENT))
+        assert not driver.done()
+        driver.upstream(chunk(b"\n"))
+        assert driver.done()
+        assert driver.ledger.facts[0].outcome is Outcome.CLIENT_ABORT
 
     def test_drain_is_bounded_in_time(self) -> None:
         driver = MemoryDriver(make_gateway(with_provider(on_client_abort=OnClientAbort.DRAIN)))
@@ -416,7 +436,8 @@ class TestEnds:
         driver.run(driver.machine.downstream_blocked(driver.now))
         driver.advance(60)
         assert (driver.down, driver.closed, driver.done()) == (b"", Close.ABORT, True)
-        assert driver.ledger.facts[0].outcome is Outcome.TIMEOUT
+        fact = driver.ledger.facts[0]
+        assert (fact.outcome, fact.status) == (Outcome.TIMEOUT, None), "nothing went downstream"
 
     def test_caller_that_does_not_read_is_cut_while_a_record_is_unanswered(self) -> None:
         driver = MemoryDriver().receive(request(CHAT)).upstream(json_response(COMPLETION))

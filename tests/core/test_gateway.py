@@ -181,8 +181,20 @@ def test_restoring_cuts_nobody() -> None:
     gateway = make_gateway()
     index(gateway, caller(1))
     gateway.deny.put("blackhole.1", b"fraud", 1)
-    assert gateway.apply_deny([tenant(1, None)]) == []
+    change = gateway.deny.remove("blackhole.1", 2)
+    assert change == tenant(1, None)
+    assert gateway.apply_deny([change]) == []
     assert gateway.apply_deny([]) == []
+
+
+def test_restoring_a_tenant_brings_the_entry_of_its_key_into_force() -> None:
+    gateway = make_gateway()
+    owner, _, _ = index(gateway, caller(1, 7), caller(1, 8), caller(2))
+    gateway.deny.put("blackhole.1", b"spend", 1)
+    gateway.deny.put("blackhole.key.7", b"fraud", 2)
+    change = gateway.deny.remove("blackhole.1", 3)
+    assert change is not None
+    assert gateway.apply_deny([change]) == [(owner, FRAUD)]
 
 
 def test_nobody_is_named_twice() -> None:
