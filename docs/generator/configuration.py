@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 from aigw_anyio.settings.model import DEFAULT, Settings
@@ -92,7 +92,7 @@ def _default(value: object) -> str:
     if isinstance(value, Mapping):
         return code("{}") if not value else code(json.dumps({str(k): str(v) for k, v in value.items()}))
     if isinstance(value, list):
-        return code(json.dumps([str(entry) for entry in value]))
+        return code(json.dumps([str(entry.value if isinstance(entry, Enum) else entry) for entry in value]))
     if isinstance(value, bool):
         return code(str(value).lower())
     if isinstance(value, StrEnum) or not isinstance(value, int | float):
