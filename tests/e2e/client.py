@@ -8,10 +8,9 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from tests.e2e import DEADLINE
-from tests.e2e.gateway import Gateway
 
 Field = tuple[bytes, bytes]
 
@@ -54,12 +53,19 @@ class Closed(Exception):
     """The gateway ended the connection: ``orderly`` or ``reset``."""
 
 
+class Endpoint(Protocol):
+    """Where a client connects to."""
+
+    @property
+    def address(self) -> tuple[str, int]: ...
+
+
 class Client:
     """One connection to the gateway."""
 
     def __init__(
         self,
-        gateway: Gateway,
+        gateway: Endpoint,
         tls: ssl.SSLContext | None = None,
         receive_buffer: int | None = None,
         transcript: bytearray | None = None,
