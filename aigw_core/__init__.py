@@ -2,11 +2,12 @@
 
 No sockets, files, clocks or randomness: bytes and time go in, effects come out. Start with
 :class:`Connection` if you have bytes, with :class:`Exchange` if you have parsed HTTP; both share a
-:class:`Gateway`. Every part also stands alone: :class:`KeyRing`, :class:`DenySet`, :class:`Limiter`,
-:class:`Meter`. ``__all__`` is the promise.
+:class:`Gateway`. Every part also stands alone: :class:`KeyRing`, :class:`DenySet`, :class:`DenyFeed`,
+:class:`Limiter`, :class:`Meter`. ``__all__`` is the promise.
 """
 
 from aigw_core.connection import Connection
+from aigw_core.denyfeed import DenyFeed
 from aigw_core.denyset import DenyChange, DenyReason, DenyScope, DenySet, DenySubject
 from aigw_core.effects import (
     Close,
@@ -90,6 +91,7 @@ __all__ = [
     "CutResponse",
     "Cuttable",
     "DenyChange",
+    "DenyFeed",
     "DenyReason",
     "DenyScope",
     "DenySet",

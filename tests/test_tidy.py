@@ -292,6 +292,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
         "CutResponse",
         "Cuttable",
         "DenyChange",
+        "DenyFeed",
         "DenyReason",
         "DenyScope",
         "DenySet",
