@@ -158,7 +158,7 @@ class Settings(BaseModel):
     spool_dir: Text | None = Field(None, description="the path of a directory")
     spool_fsync: SpoolFsync = Field(SpoolFsync.INTERVAL, description="always, interval or never")
     spool_max_bytes: Positive | None = Field(None, description="bytes, a whole number of at least 1")
-    spool_retention_days: Whole = Field(30, description="days, a whole number; 0 is for good")
+    spool_retention_days: Whole = Field(0, description="days, a whole number; 0 is for good")
     facts_subject: Subject = Field("ai.usage", description="a NATS subject without wildcards")
     facts_stream: StreamName = Field("AI_USAGE", description="the name of a stream: no space, dot, *, >, / or \\")
 

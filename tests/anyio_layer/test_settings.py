@@ -75,7 +75,7 @@ def test_defaults_are_those_of_the_reference() -> None:
         "spool_dir": None,
         "spool_fsync": "interval",
         "spool_max_bytes": None,
-        "spool_retention_days": 30,
+        "spool_retention_days": 0,
         "facts_subject": "ai.usage",
         "facts_stream": "AI_USAGE",
         "include_usage": IncludeUsage.INJECT,
