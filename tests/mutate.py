@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -64,49 +65,62 @@ class Mutant:
 def mutants_of(source: str) -> list[Mutant]:
     """Every mutant of a module, in the order of the source."""
     tree = ast.parse(source)
+    passive = _passive(tree)
     found = []
     for index, node in enumerate(ast.walk(tree)):
-        for variant, what in enumerate(_changes(node)):
-            changed = copy.deepcopy(tree)
-            for at, other in enumerate(ast.walk(changed)):
-                if at == index:
-                    _apply(other, variant)
-                    break
-            found.append(Mutant(getattr(node, "lineno", 0), what, ast.fix_missing_locations(changed)))
+        what = None if node in passive else _change(node)
+        if what is None:
+            continue
+        changed = copy.deepcopy(tree)
+        _apply(next(islice(ast.walk(changed), index, None)))
+        found.append(Mutant(getattr(node, "lineno", 0), what, ast.fix_missing_locations(changed)))
     return sorted(found, key=lambda mutant: mutant.line)
 
 
-def _changes(node: ast.AST) -> list[str]:
+def _passive(tree: ast.Module) -> set[ast.AST]:
+    """What nothing can notice: annotations, which are never evaluated, and how a dataclass is laid out."""
+    roots: list[ast.AST | None] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.AnnAssign(annotation=annotation) | ast.arg(annotation=annotation):
+                roots.append(annotation)
+            case ast.FunctionDef(returns=returns):
+                roots.append(returns)
+            case ast.ClassDef(decorator_list=decorators):
+                roots += decorators
+    return {node for root in roots if root is not None for node in ast.walk(root)}
+
+
+def _change(node: ast.AST) -> str | None:
     match node:
         case ast.Compare(ops=[op]) if type(op) in _COMPARED:
-            return [f"{type(op).__name__} → {_COMPARED[type(op)].__name__}"]
+            return f"{type(op).__name__} → {_COMPARED[type(op)].__name__}"
         case ast.BoolOp(op=ast.And()):
-            return ["and → or"]
+            return "and → or"
         case ast.BoolOp(op=ast.Or()):
-            return ["or → and"]
+            return "or → and"
         case ast.BinOp(op=op) if type(op) in _COMPUTED:
-            return [f"{type(op).__name__} → {_COMPUTED[type(op)].__name__}"]
+            return f"{type(op).__name__} → {_COMPUTED[type(op)].__name__}"
         case ast.AugAssign(op=op) if type(op) in _COMPUTED:
-            return [f"{type(op).__name__}= → {_COMPUTED[type(op)].__name__}="]
+            return f"{type(op).__name__}= → {_COMPUTED[type(op)].__name__}="
         case ast.UnaryOp(op=ast.Not()):
-            return ["not dropped"]
+            return "not dropped"
         case ast.If() | ast.While():
-            return ["condition negated"]
+            return "condition negated"
         case ast.Constant(value=bool()):
-            return ["True ↔ False"]
+            return "True ↔ False"
         case ast.Constant(value=int()):
-            return ["constant + 1"]
+            return "constant + 1"
         case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
-            return ["returns None"]
+            return "returns None"
         case ast.Expr(value=ast.Call()) | ast.AugAssign():
-            return ["statement dropped"]
+            return "statement dropped"
         case ast.Raise():
-            return ["raise dropped"]
-    return []
+            return "raise dropped"
+    return None
 
 
-def _apply(node: ast.AST, variant: int) -> None:
-    assert variant == 0
+def _apply(node: ast.AST) -> None:
     match node:
         case ast.Compare():
             node.ops = [_COMPARED[type(node.ops[0])]()]

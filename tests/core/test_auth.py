@@ -16,7 +16,9 @@ from aigw_core.auth import Admitted, Authorized, Refused, authorize, check_deny
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection
 from aigw_core.gateway import Gateway
 from aigw_core.headers import Headers
-from aigw_core.keys import VirtualKey, fingerprint, mint_virtual_key
+from aigw_core.http1.heads import parse_request_head
+from aigw_core.http1.memo import HeadMemo
+from aigw_core.keys import KeyRing, VirtualKey, fingerprint, mint_virtual_key
 from aigw_core.limiter import Aggregate
 from aigw_core.messages import CHUNKED, Framing, Length, RequestHead
 from aigw_core.policy import Policy, ProviderPolicy
@@ -682,3 +684,50 @@ def test_a_provider_of_the_operator() -> None:
     assert authorized(request(b"/local/v1/chat/completions"), gateway).provider is added
     assert reason_of(request(), gateway) is Reason.UNKNOWN_ROUTE
     assert reason_of(request(b"/v1/chat/completions"), gateway) is Reason.UNKNOWN_ROUTE
+
+
+# What is remembered
+
+
+def test_a_verified_key_is_known_from_then_on() -> None:
+    """The cached claims decide as the verified ones did: the caller stays managed, and who it was."""
+    gateway = make_gateway()
+    first = authorized(request(), gateway)
+    with patch.object(type(gateway.policy.keyring), "verify", side_effect=AssertionError("verified again")):
+        again = authorized(request(), gateway)
+    assert first.caller == again.caller == CALLER
+
+
+@pytest.mark.parametrize("key", [VIRTUAL_KEY, VIRTUAL_KEY_V2, BYO_KEY, BAD_SIGNATURE, MALFORMED, b""])
+@pytest.mark.parametrize("target", [CHAT, b"/openai/v1/files", b"/nowhere", b"/v1/messages"])
+def test_a_repeated_head_is_decided_as_the_first_was(key: bytes, target: bytes) -> None:
+    lines = [b"POST %b HTTP/1.1" % target, b"Host: gateway", b"Content-Length: 2"]
+    if key:
+        lines.append(b"Authorization: Bearer " + key)
+    block = b"\r\n".join(lines)
+    gateway, memo = make_gateway(), HeadMemo()
+    decisions = [decide(memo.parse(block), gateway) for _ in range(3)]
+    fresh = decide(parse_request_head(block), gateway)
+    assert decisions == [fresh] * 3
+    gateway.deny.put("blackhole.1", b"fraud", 1)
+    denied = decide(memo.parse(block), gateway)
+    assert denied == decide(parse_request_head(block), gateway)
+    changed = replace(gateway.policy, keyring=KeyRing({}))
+    assert authorize(memo.parse(block), changed, gateway, 0.0) == authorize(
+        parse_request_head(block), changed, gateway, 0.0
+    ), "what was remembered under another policy holds no more"
+
+
+def test_routes_are_remembered_up_to_a_bound() -> None:
+    gateway = make_gateway()
+    routes = gateway.policy.routes
+    for n in range(auth.ROUTES_MAX):
+        authorized(request(b"/openai/v1/models/m-%d" % n, method=b"GET"), gateway)
+    assert len(routes) == auth.ROUTES_MAX
+    authorized(request(b"/openai/v1/models/one-more", method=b"GET"), gateway)
+    assert len(routes) == 1
+    longest = b"/v1/models/".ljust(auth.ROUTE_TARGET_MAX, b"m")
+    authorized(request(b"/openai" + longest, method=b"GET"), gateway)
+    assert len(routes) == 2
+    authorized(request(b"/openai" + longest + b"m", method=b"GET"), gateway)
+    assert len(routes) == 2, "a target too long to be worth it"

@@ -394,3 +394,54 @@ def test_a_log_with_any_replays_ends_as_the_log(log: list[Operation], tombstones
     expected.replace({name: (value, 1) for name, value in last.items()}, len(log))
     assert in_force(deny) == in_force(expected)
     assert deny.size == expected.size == sum(name != "x.1" for name in last)
+
+
+# Whole sets
+
+
+def _held() -> DenySet:
+    deny = DenySet()
+    deny.put("blackhole.1", b"spend", 3)
+    deny.put("blackhole.key.7", b"fraud", 5)
+    deny.remove("blackhole.key.8", 6)
+    return deny
+
+
+def test_a_copy_holds_the_same_and_does_not_follow() -> None:
+    deny = _held()
+    twin = deny.copy()
+    assert twin.holds_same(deny)
+    assert (twin.revision, twin.size, twin.tombstones) == (6, 2, 0)
+    assert twin.put("blackhole.key.8", b"fraud", 6) is None, "what was removed up to there stays removed"
+    assert twin.put("blackhole.2", b"fraud", 7) is not None
+    assert not twin.holds_same(deny)
+    assert deny.check(2, None) is None
+
+
+def test_sets_differ_by_entries_reasons_and_revisions() -> None:
+    for key, value, revision in (
+        ("blackhole.1", b"fraud", 9),
+        ("blackhole.1", b"spend", 9),
+        ("blackhole.key.7", b"spend", 9),
+        ("blackhole.9", b"spend", 9),
+    ):
+        other = _held()
+        other.put(key, value, revision)
+        assert not other.holds_same(_held())
+    assert _held().holds_same(_held())
+    assert not DenySet().holds_same(_held())
+
+
+def test_a_set_is_made_of_the_entries_of_another() -> None:
+    deny = _held()
+    entries = list(deny.entries())
+    assert [(subject.scope, subject.id, reason, revision) for subject, reason, revision in entries] == [
+        (DenyScope.TENANT, 1, DenyReason.SPEND, 3),
+        (DenyScope.KEY, 7, DenyReason.FRAUD, 5),
+    ]
+    made = DenySet.of(entries, 6)
+    assert made.holds_same(deny)
+    assert made.revision == 6
+    assert made.check(1, None) is DenyReason.SPEND
+    assert made.check(5, 7) is DenyReason.FRAUD
+    assert made.put("blackhole.key.8", b"fraud", 6) is None

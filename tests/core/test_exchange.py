@@ -21,7 +21,7 @@ from aigw_core.effects import (
     SendResponseHead,
     VoidFact,
 )
-from aigw_core.errors import LocalProtocolError
+from aigw_core.errors import LocalProtocolError, RemoteProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
 from aigw_core.headers import Headers, make_field
@@ -191,3 +191,71 @@ def test_a_head_request_has_no_body_either_way() -> None:
     assert kinds(exchange.upstream_connected(attempt, False, 0.0)) == [SendRequestHead, SendRequestEnd]
     relayed = exchange.response(attempt, ResponseHead(200, b"OK", Headers.of([]), NO_BODY), b"", 0.0, reusable=True)
     assert kinds(relayed) == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
+
+
+def test_a_broken_request_body_is_refused_and_closes() -> None:
+    exchange = Exchange(make_gateway())
+    head = RequestHead(b"POST", b"/mistral/v1/chat/completions", request_head().headers, CHUNKED)
+    attempt = opened(exchange, exchange.request_head(head, 0.0))
+    assert kinds(exchange.upstream_connected(attempt, False, 0.0)) == [SendRequestHead]
+    assert kinds(exchange.request_body(b"{}", 0.0)) != []
+    effects = exchange.request_broken(RemoteProtocolError("A chunk is malformed."), 1.0)
+    own_answer = [SendResponseHead, SendResponseBody, SendResponseEnd]
+    assert kinds(effects) == [EmitFact, *own_answer, ReleaseUpstream]
+    fact = next(effect.fact for effect in effects if isinstance(effect, EmitFact))
+    assert (fact.outcome, fact.status, fact.usage_status) == (Outcome.REFUSED, 400, "none")
+    answer = next(effect for effect in effects if isinstance(effect, SendResponseHead))
+    assert answer.close, "nothing behind it can be read"
+
+
+def reading(exchange: Exchange) -> bool:
+    """A function, so that checkers do not narrow the property."""
+    return exchange.wants_request_body
+
+
+def test_a_provider_that_does_not_read_stops_the_caller() -> None:
+    exchange = Exchange(make_gateway())
+    head = RequestHead(b"POST", b"/mistral/v1/chat/completions", request_head().headers, Length(100))
+    attempt = opened(exchange, exchange.request_head(head, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    assert reading(exchange)
+    assert exchange.deadline == (60.0, Timer.CLIENT_BODY)
+    exchange.upstream_blocked(attempt, 10.0)
+    assert not reading(exchange)
+    assert exchange.deadline == (70.0, Timer.UPSTREAM_WRITE), "the caller's silence is our own doing"
+    exchange.upstream_writable(attempt, 20.0)
+    assert reading(exchange)
+    assert exchange.deadline == (80.0, Timer.CLIENT_BODY)
+    exchange.upstream_blocked(attempt, 30.0)
+    effects = exchange.tick(90.0)
+    fact = next(effect.fact for effect in effects if isinstance(effect, EmitFact))
+    assert (fact.outcome, fact.status) == (Outcome.TIMEOUT, 504)
+
+
+def due(exchange: Exchange) -> tuple[float, Timer] | None:
+    return exchange.deadline
+
+
+def test_a_caller_who_does_not_read_stops_the_clock_of_the_provider() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    exchange.response_head(attempt, OK, 1.0)
+    assert due(exchange) == (601.0, Timer.STREAM_IDLE)
+    exchange.downstream_blocked(2.0)
+    assert due(exchange) is None
+    exchange.downstream_writable(50.0)
+    assert due(exchange) == (650.0, Timer.STREAM_IDLE)
+    effects = exchange.on_timer(Timer.STREAM_IDLE, 650.0)
+    assert CutResponse in kinds(effects)
+    assert exchange.state is ExchangeState.ENDED
+
+
+def test_what_a_driver_reads_of_it() -> None:
+    exchange = Exchange(make_gateway(), last_attempt=4)
+    assert (exchange.id, exchange.attempt, exchange.deadline) == ("", 4, None)
+    assert not reading(exchange)
+    effects = exchange.request(request_head(), CHAT, 0.0)
+    record = effects[0]
+    assert isinstance(record, OpenFact)
+    assert (exchange.id, exchange.attempt) == (record.record.id, 5)

@@ -241,6 +241,9 @@ class Exchange:
         status = self.own_status
         if status in (402, 403) and cause != "cut" and self.refused is None:
             return cause in _RECHECKED and denied is not None
+        if status in (400, 413) and self.body_is_faulty and self.refused is None:
+            # A pipelined body is read by whatever input ends the exchange before it.
+            return True
         if self.refused is not None:
             return status == self.refused if self.refused else status is not None and status >= 400
         return status in _STATUSES.get(cause, ())
