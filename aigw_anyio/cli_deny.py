@@ -27,7 +27,7 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
 LIST_SECS: Final = 60.0
-"""For ``ls`` to read a bucket; a million entries take a third of it."""
+"""For ``ls`` to read a bucket: patience for a large one, and an end for whoever waits at a terminal."""
 TTL_SECS_MAX: Final = 10 * 366 * 86_400
 """Ten years; more is a mistake in the unit."""
 POLL_SECS: Final = 0.02
