@@ -418,6 +418,12 @@ def test_a_copy_holds_the_same_and_does_not_follow() -> None:
     assert deny.check(2, None) is None
 
 
+def test_a_copy_of_an_unread_set_takes_the_first_entry() -> None:
+    twin = DenySet().copy()
+    assert twin.revision is None
+    assert twin.put("blackhole.1", b"fraud", 1) is not None
+
+
 def test_sets_differ_by_entries_reasons_and_revisions() -> None:
     for key, value, revision in (
         ("blackhole.1", b"fraud", 9),

@@ -51,6 +51,8 @@ _STATUSES: Final = {
 }
 COLLECT_MAX: Final = 65_536
 """Longer bodies are relayed while they are judged (design: metering)."""
+SPLICE_MAX: Final = 64
+"""No option that is added to a body is longer."""
 _MASK: Final = b"*"
 
 
@@ -350,7 +352,8 @@ class Exchange:
         upstream = self.answer.status if self.head_fed and self.answer is not None else None
         require(fact.upstream_status == upstream, f"upstream status {fact.upstream_status}, not {upstream}")
         # What came in one read with the fault of a refused body counts, but is not sent any more.
-        most = len(plan.body) if fact.outcome == "refused" else self.sent_payload
+        grown = len(plan.body) + (SPLICE_MAX if self.rewritten else 0)
+        most = grown if fact.outcome == "refused" else self.sent_payload
         sent = self.sent_payload <= fact.request_bytes <= most
         require(sent, f"{fact.request_bytes} of {self.sent_payload} request bytes")
         require(fact.response_bytes == self.relayed, f"{fact.response_bytes} of {self.relayed} answer bytes")
