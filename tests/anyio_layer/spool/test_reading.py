@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -258,13 +259,19 @@ def test_a_directory_that_is_not_there(command: str, tmp_path: Path, capfdbinary
     assert err.endswith(b"none: No such file or directory\n")
 
 
+def _listen_to_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("from_start", [False, True])
 def test_tail_follows(tmp_path: Path, from_start: bool) -> None:
     process = Process(tmp_path)
     process.write(opening("early"), closing("early"))
     arguments = ["--all"] if from_start else []
     command = [sys.executable, "-W", "error", "-m", "aigw_anyio", "facts", "tail", str(tmp_path), *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as tail:
+    # Where the tests run in the background of a shell, a child would inherit that SIGINT is ignored.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=_listen_to_ctrl_c) as tail, ExitStack() as ends:
+        ends.callback(tail.kill)
         assert tail.stdout is not None
         if from_start:
             assert json.loads(tail.stdout.readline())["id"] == "early"
