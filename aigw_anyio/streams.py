@@ -15,7 +15,8 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from aigw_anyio.channel import Channel
-from aigw_anyio.upstream import ConnectFailed, StreamUpstream
+from aigw_anyio.connecting import ConnectFailed
+from aigw_anyio.upstream import StreamUpstream
 from aigw_core.connection import Connection
 from aigw_core.effects import (
     Close,

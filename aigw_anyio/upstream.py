@@ -1,4 +1,4 @@
-"""Connections of the stream driver to providers: looked up, opened, used, kept idle, closed."""
+"""Connections of the stream driver to providers: opened, used, kept idle, closed."""
 
 from __future__ import annotations
 
@@ -6,28 +6,17 @@ import logging
 import ssl
 from typing import Protocol
 
-import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from aigw_anyio.channel import Channel
+from aigw_anyio.connecting import ConnectFailed, Resolver, established
 from aigw_anyio.plane import IdleLost
-from aigw_anyio.resolving import RESOLVER_THREADS, literal_address, look_up
 from aigw_anyio.socketstream import connect_socket
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_core.effects import ConnectFailure
 from aigw_core.origin import Origin
-from aigw_core.resolver import AddressCache
 
 _log = logging.getLogger("aigw.exchange")
-
-
-class ConnectFailed(Exception):
-    """No connection, for a reason that the machine is told."""
-
-    def __init__(self, failure: ConnectFailure) -> None:
-        super().__init__(failure.name)
-        self.failure = failure
 
 
 class UpstreamUser(Protocol):
@@ -120,9 +109,7 @@ class StreamConnector:
     def __init__(self, tls: ssl.SSLContext, tasks: TaskGroup) -> None:
         self._tls = tls
         self._tasks = tasks
-        self._addresses: AddressCache[str] = AddressCache()
-        self._lookups: dict[tuple[str, int], _Lookup] = {}
-        self._threads = anyio.CapacityLimiter(RESOLVER_THREADS)
+        self._resolver = Resolver(tasks)
 
     def replace_tls(self, tls: ssl.SSLContext) -> None:
         """For connections opened from now on."""
@@ -130,7 +117,7 @@ class StreamConnector:
 
     async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
         """A fresh connection; try ``n`` takes the n-th address, round and round. Raises ConnectFailed."""
-        addresses = await self._resolve(origin.host, origin.port)
+        addresses = await self._resolver.resolve(origin.host, origin.port)
         try:
             stream = await connect_socket(addresses[tries % len(addresses)], origin.port)
         except OSError as error:
@@ -138,54 +125,4 @@ class StreamConnector:
         pipe = TlsPipe(self._tls, server_hostname=origin.host) if origin.scheme == "https" else None
         upstream = StreamUpstream(origin, Channel(stream, pipe))
         self._tasks.start_soon(upstream.run)
-        try:
-            await upstream.established()
-        except ssl.SSLError as error:
-            upstream.abort()
-            raise ConnectFailed(ConnectFailure.TLS) from error
-        except OSError as error:
-            upstream.abort()
-            raise ConnectFailed(ConnectFailure.CONNECT) from error
-        except BaseException:
-            upstream.abort()
-            raise
-        return upstream
-
-    async def _resolve(self, host: str, port: int) -> tuple[str, ...]:
-        literal = literal_address(host)
-        if literal is not None:
-            return (literal,)
-        known = self._addresses.fresh(host, port, anyio.current_time())
-        if known is not None:
-            return known
-        key = (host, port)
-        lookup = self._lookups.get(key)
-        if lookup is None:
-            # A task of its own: an exchange that gives up must not take the answer from the others.
-            lookup = self._lookups[key] = _Lookup()
-            self._tasks.start_soon(self._look_up, host, port, lookup)
-        await lookup.done.wait()
-        if not lookup.addresses:
-            raise ConnectFailed(ConnectFailure.DNS)
-        return lookup.addresses
-
-    async def _look_up(self, host: str, port: int, lookup: _Lookup) -> None:
-        try:
-            # Left behind when cancelled: the system's resolver may hang for longer than anybody waits.
-            lookup.addresses = await anyio.to_thread.run_sync(
-                look_up, host, port, abandon_on_cancel=True, limiter=self._threads
-            )
-            self._addresses.store(host, port, lookup.addresses, anyio.current_time())
-        except (OSError, UnicodeError):
-            lookup.addresses = self._addresses.stale(host, port, anyio.current_time()) or ()
-        finally:
-            del self._lookups[host, port]
-            lookup.done.set()
-
-
-class _Lookup:
-    """One look-up under way; no addresses mean that it failed."""
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.addresses: tuple[str, ...] = ()
+        return await established(upstream)

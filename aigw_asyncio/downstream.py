@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from aigw_anyio.connecting import ConnectFailed
 from aigw_anyio.tlspipe import TlsPipe
-from aigw_asyncio.connector import ConnectError
 from aigw_asyncio.sockets import reset, tune
 from aigw_asyncio.upstream import Upstream
 from aigw_core.connection import Connection
@@ -266,7 +266,7 @@ class Downstream(asyncio.Protocol):
         attempt = effect.attempt
         try:
             upstream = await self._plane.connector.connect(effect.origin, effect.tries)
-        except ConnectError as error:
+        except ConnectFailed as error:
             failure = error.failure
             self._connecting = None
             self._feed(partial(self.machine.upstream_failed, attempt, failure))

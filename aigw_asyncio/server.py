@@ -6,6 +6,7 @@ import asyncio
 
 from anyio.abc import TaskGroup
 
+from aigw_anyio.connecting import Resolver
 from aigw_anyio.plane import SWEEP_SECS, PlaneBase, provider_tls
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
@@ -26,7 +27,8 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         """Must be made inside a running event loop."""
         super().__init__(gateway, sink, settings)
         self.loop = asyncio.get_running_loop()
-        self.connector = Connector(self.loop, provider_tls(settings))
+        self.connector: Connector
+        self._provider_tls = provider_tls(settings)
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._push_due = False
@@ -36,7 +38,8 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
 
     # aigw_anyio.dataplane.DataPlane
 
-    async def start(self, tasks: TaskGroup) -> tuple[str, int]:  # noqa: ARG002  # protocols need no tasks
+    async def start(self, tasks: TaskGroup) -> tuple[str, int]:
+        self.connector = Connector(self.loop, self._provider_tls, Resolver(tasks))
         self._server = await self.loop.create_server(
             self._new_connection, self._address.host, self._address.port, backlog=BACKLOG, reuse_address=True
         )
@@ -60,7 +63,6 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
             self._sweep.cancel()
             self._sweep = None
         self.close_upstreams(self.gateway.pool.drain())
-        await self.connector.aclose()
 
     # What connections call
 

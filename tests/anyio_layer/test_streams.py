@@ -10,10 +10,11 @@ import pytest
 from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
+from aigw_anyio.connecting import ConnectFailed
 from aigw_anyio.settings import load_settings
 from aigw_anyio.sinks import SinkStats
 from aigw_anyio.streamplane import StreamDataPlane
-from aigw_anyio.upstream import ConnectFailed, StreamUpstream
+from aigw_anyio.upstream import StreamUpstream
 from aigw_core.effects import Close, ConnectFailure
 from aigw_core.facts import OpenRecord, UsageFact
 from aigw_core.gateway import Gateway

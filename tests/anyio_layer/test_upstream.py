@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 import anyio
 import pytest
 
-from aigw_anyio import upstream as module
-from aigw_anyio.upstream import ConnectFailed, StreamConnector
+from aigw_anyio import connecting as module
+from aigw_anyio.connecting import ConnectFailed
+from aigw_anyio.upstream import StreamConnector
 from aigw_core.effects import ConnectFailure
 from aigw_core.origin import Origin
 
