@@ -80,7 +80,7 @@ class _Known:
     mark: bytes
     websocket: bool
     authorized: Authorized | None = None
-    """The last decision; it holds again for the same caller."""
+    """What came of it once: the same credential is the same caller, with the same scope."""
 
 
 def _find_route(head: RequestHead, policy: Policy, credential: bytes) -> Route | Refused:
@@ -174,7 +174,7 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Auth
     if caller is not None and (denied := check_deny(caller, policy, shared)) is not None:
         return denied
     authorized = known.authorized
-    if authorized is None or authorized.caller is not caller:
+    if authorized is None:
         if known.websocket:
             return Rejection(Reason.UPGRADE)
         authorized = Authorized(caller, route, policy.providers[route.provider])

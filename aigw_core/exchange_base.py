@@ -139,8 +139,8 @@ class ExchangeBase:
     def _refused(self, rejection: Rejection, now: float) -> None:
         reason = rejection.reason.name.lower()
         self.gateway.stats.count_rejection(reason)
-        self._log(reason, now)
         self._answer(rejection)
+        self._log(reason, now)
 
     def _void(self, rejection: Rejection | None, now: float) -> None:
         """Ends while ``opening``: no fact, and the sink is told so."""

@@ -89,3 +89,12 @@ def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing)
     machine.response(1, answer, event if framing == CHUNKED else b"", 1.0, reusable=True)
     effects = port.take()
     assert [type(effect) for effect in effects] == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
+
+
+def test_the_log_of_a_refusal_says_what_was_answered() -> None:
+    gateway, port = make_gateway(), EffectPort()
+    machine = ExchangeMachine(gateway, port, owner=None, timers=Timers(), last_attempt=0)
+    unknown = RequestHead(b"POST", b"/nobody/v1/x", HEAD.headers, Length(0))
+    machine.request(unknown, b"", 0.0)
+    (logged,) = gateway.stats.failures
+    assert (logged.reason, logged.status, logged.upstream_status) == ("unknown_route", 404, None)

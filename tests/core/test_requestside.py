@@ -6,7 +6,7 @@ import pytest
 
 from aigw_core.auth import Authorized, authorize
 from aigw_core.headers import Headers
-from aigw_core.messages import CHUNKED, NO_BODY, Framing, Length, NoBody, RequestHead
+from aigw_core.messages import CHUNKED, NO_BODY, Framing, HeadNotes, Length, NoBody, RequestHead
 from aigw_core.requestside import RequestSide
 from aigw_core.usage.request import RequestFault
 from tests.core.driver import BYO_KEY, CHAT, CHAT_STREAM, VIRTUAL_KEY, make_gateway, make_policy
@@ -115,3 +115,21 @@ def test_a_managed_request_without_a_body_is_judged_as_well() -> None:
     assert side.empty
     assert side.finish() == b""
     assert side.forward_framing == NO_BODY
+
+
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [((b"Content-Type", b"multipart/form-data; boundary=x"), 400), ((b"Content-Encoding", b"br"), 415)],
+)
+def test_a_head_that_repeats_is_judged_alike_each_time(field: tuple[bytes, bytes], status: int) -> None:
+    policy = make_policy()
+    head = head_of(Length(len(CHAT)), (b"x-api-key", VIRTUAL_KEY), field)
+    head.notes = HeadNotes()
+    decision = authorize(head, policy, make_gateway(policy), 0.0)
+    assert isinstance(decision, Authorized)
+    for _ in range(2):
+        side = RequestSide(head)
+        side.judge_by(decision, policy)
+        with pytest.raises(RequestFault) as fault:
+            side.feed(CHAT)
+        assert fault.value.status == status
