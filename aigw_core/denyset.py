@@ -195,23 +195,10 @@ class DenySet:
         not among the entries count as removed since, and are ignored. It may be lower than the present one,
         when the stream was made anew.
         """
-        tenants: dict[int, DenyReason] = {}
-        keys: dict[int, DenyReason] = {}
-        revision_by_entry: dict[str, int] = {}
+        fresh = DenySet()
         for key, (value, entry_revision) in entries.items():
-            subject = parse_entry_key(key)
-            if subject is None:
-                self._ignored_keys += 1
-                continue
-            reasons = tenants if subject.scope is DenyScope.TENANT else keys
-            reasons[subject.id] = parse_reason(value)
-            revision_by_entry[key] = entry_revision
-        self._tenants = tenants
-        self._keys = keys
-        self._revision_by_entry = revision_by_entry
-        self._tombstones = OrderedDict()
-        self._tombstone_floor = revision
-        self._revision = revision
+            fresh.put(key, value, entry_revision)
+        self.adopt(fresh, revision)
 
     def adopt(self, fresh: "DenySet", revision: int) -> None:
         """Take the place of all that is held by what `fresh` holds, at once, however much it is.

@@ -63,11 +63,7 @@ class OpenRecord:
         """One JSON object without a newline."""
         # By hand, since this runs once per request: 2 µs against 8 µs for a JSONEncoder.
         return (
-            f'{{"v":{FACT_VERSION},"id":"{self.id}","time":"{self.time}",'
-            f'"tenant_id":"{self.tenant_id}","vpc_id":"{self.vpc_id}",'
-            f'"key_id":{_text(None if self.key_id is None else str(self.key_id))},"kid":{self.kid},'
-            f'"provider":{encode_basestring_ascii(self.provider)},"wire":{encode_basestring_ascii(self.wire)},'
-            f'"endpoint":{_text(self.endpoint[:ENDPOINT_MAX])},'
+            f'{{"v":{FACT_VERSION},"id":"{self.id}","time":"{self.time}",{self.identity or self.encode_identity()},'
             f'"deny_revision":{_NULL if self.deny_revision is None else self.deny_revision},'
             f'"deny_stale_ms":{_NULL if self.deny_stale_ms is None else self.deny_stale_ms}}}'
         ).encode("ascii")

@@ -90,14 +90,14 @@ class DenyControl:
 
     def replace(self, entries: Mapping[str, tuple[bytes, int]], revision: int) -> None:
         """All entries, key to (value, revision), in the place of those that are held."""
-        fresh = DenySet()
-        fresh.replace(entries, revision)
-        self.adopt(fresh, revision)
+        self.deny.replace(entries, revision)
+        self.seeded()
+        self.changed(None)
 
     def adopt(self, fresh: DenySet, revision: int) -> None:
         """The same with a set that was made elsewhere, whatever its size, at once; do not use it afterwards."""
         self.deny.adopt(fresh, revision)
-        self.gateway.deny_seeded = True
+        self.seeded()
         self.changed(None)
 
     def changed(self, changes: Iterable[DenyChange] | None) -> None:

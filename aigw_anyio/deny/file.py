@@ -131,5 +131,4 @@ class FileDenySource:
 
 def _is_young(mtime_ns: int) -> bool:
     """A time in the future, as of another machine, counts as young."""
-
     return time.time_ns() - mtime_ns < YOUNG_SECS * 1e9

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 from nats import errors
 
 from aigw_anyio.nats.connection import LinkLost, LinkTimeout, NatsLink, NatsSupervisor
-from aigw_anyio.nats.jetstream import STREAM_NOT_FOUND, ApiError, request
+from aigw_anyio.nats.jetstream import STREAM_NOT_FOUND, ApiError, answer_of, request
 from aigw_anyio.nats.options import NatsOptions
 from aigw_core.denyview import OPERATION_HEADER
 
@@ -68,10 +67,7 @@ async def write(link: NatsLink, bucket: str, key: str, value: bytes, headers: di
         reply = await link.call(call, ANSWER_SECS + 1.0)
     except errors.NoRespondersError:
         raise ApiError(STREAM_NOT_FOUND, f"there is no bucket {bucket}") from None
-    answer = json.loads(reply.data)
-    if "error" in answer:
-        raise ApiError(int(answer["error"].get("err_code", 0)), str(answer["error"].get("description", "refused")))
-    return int(answer["seq"])
+    return int(answer_of(reply.data)["seq"])
 
 
 async def put(link: NatsLink, bucket: str, key: str, reason: str, ttl_secs: int | None) -> int:

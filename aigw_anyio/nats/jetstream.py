@@ -38,10 +38,15 @@ async def request(link: NatsLink, subject: str, body: dict[str, Any] | None, sec
         reply = await link.call(link.client.request(f"$JS.API.{subject}", payload, timeout=secs), secs + 1.0)
     except errors.NoRespondersError:
         raise ApiError(503, "JetStream is not available to this account", 503) from None
-    if len(reply.data) > ANSWER_SIZE_MAX:
+    return answer_of(reply.data)
+
+
+def answer_of(data: bytes) -> dict[str, Any]:
+    """What the server says, in an API answer or in the acknowledgement of a message. Raises ApiError."""
+    if len(data) > ANSWER_SIZE_MAX:
         raise ApiError(0, "the answer is too large")
     try:
-        answer: dict[str, Any] = json.loads(reply.data)
+        answer: dict[str, Any] = json.loads(data)
         error = answer.get("error")
         if error is None:
             return answer

@@ -107,8 +107,3 @@ def traits(directory: Path) -> tuple[object, ...]:
 def _remove_old(sink: Housed, spool: Spool, below: int | None) -> None:
     if sink.options.keep_secs is not None:
         remove_old(spool.directory, spool.files, keep_secs=sink.options.keep_secs, below=below)
-
-
-def size_of(spool: Spool) -> int:
-    """Bytes of disk that a spool takes. Raises OSError."""
-    return bytes_in(spool.directory, spool.files)

@@ -20,6 +20,7 @@ from aigw_anyio.sinks.spool.files import Files
 from aigw_anyio.sinks.spool.layout import Spool, take_own
 from aigw_anyio.sinks.spool.options import SpoolOptions
 from aigw_anyio.sinks.spool.recovery import recover
+from aigw_anyio.sinks.spool.retention import bytes_in
 from aigw_anyio.sinks.spool.writer import RESERVED_EACH, Item, SegmentWriter
 from aigw_core.facts import OpenRecord, UsageFact
 from aigw_core.spool import HEADER_SIZE, Kind, SpoolFormatError, void_payload
@@ -316,7 +317,7 @@ class SpoolSink:
     def _make_segment(self, writer: SegmentWriter) -> tuple[int, int]:
         spool = self.own
         limit = self.options.bytes_max
-        if limit is not None and housekeeping.size_of(spool) + self.options.segment_size > limit:
+        if limit is not None and bytes_in(spool.directory, self.files) + self.options.segment_size > limit:
             raise OSError(errno.EDQUOT, "spool_max_bytes is reached")
         made = writer.make_segment()
         if self.is_durable:
