@@ -36,7 +36,8 @@ class _Formatter(logging.Formatter):
         fields = getattr(record, "fields", None)
         members = dict(fields) if isinstance(fields, Mapping) else {}
         message = record.getMessage()
-        if record.exc_info is not None:
+        # asyncio says False where there is none.
+        if record.exc_info:
             members["traceback"] = self.formatException(record.exc_info)
         return self.line(record, _cut(_redacted(message)), members)
 

@@ -15,7 +15,8 @@ order, before the next input. The rules, in the order in which they matter:
    we hold. This is asked again every POLL_SECS while live: purges, expiry without markers and messages deleted by
    hand leave no event.
 7. Silence is no news: heartbeats come every second, and answers within ANSWER_SECS, or the watch is begun again.
-8. Every RECONCILE_SECS a second consumer reads all entries aside while the watch goes on; both must agree.
+8. Soon after a resume, and every RECONCILE_SECS, a second consumer reads all entries aside while the watch goes on;
+   both must agree. The anchor proves the history, not that a server that crashed holds what it held.
 
 The outermost retry (a new connection) belongs to whoever owns the connection; the machine spaces what it begins again
 on one that works.
@@ -76,6 +77,8 @@ class DenyFeed:
         self._epoch = 0
         self._reader: Reader | None = None
         self._audit: Reader | None = None
+        self._audited_to = 0
+        self._is_verified = True
         self._tally = Tally()
         self._ticket = 0
         self._is_asked = False
@@ -350,7 +353,8 @@ class DenyFeed:
         self.is_seeded = True
         if fresh is view:
             return []
-        view.deny.adopt(fresh.deny, reader.accounted)
+        # Not what is accounted for: a server that lost its newest entries gives their sequences again.
+        view.deny.adopt(fresh.deny, reader.revision)
         view.others = fresh.others
         reader.view = view
         return [Changed(None)]
@@ -358,9 +362,9 @@ class DenyFeed:
     def _go_live(self, reader: Reader, now: float) -> list[FeedEffect]:
         self._enter(FeedPhase.WATCHING)
         self._retry.started(now)
-        self.stats.resumes += reader.resume_from is not None
-        if self._t.reconcile is not None:
-            self._timers[FeedTimer.RECONCILE] = now + self._t.reconcile
+        self._is_verified = reader.resume_from is None
+        self.stats.resumes += not self._is_verified
+        self._set_reconcile(now)
         return self._say(FeedState.LIVE, "caught up")
 
     # What is asked of the server
@@ -411,11 +415,22 @@ class DenyFeed:
 
     # The reconcile
 
+    def _set_reconcile(self, now: float) -> None:
+        wait = self._t.reconcile if self._is_verified else self._t.verify
+        if wait is None:
+            self._timers.pop(FeedTimer.RECONCILE, None)
+        else:
+            self._timers[FeedTimer.RECONCILE] = now + wait
+
     def _reconcile(self, now: float) -> list[FeedEffect]:
         """Reads all entries aside. Whatever goes wrong with that, the next one does it."""
         assert self._reader is not None
-        assert self._t.reconcile is not None
-        self._timers[FeedTimer.RECONCILE] = now + self._t.reconcile
+        self._set_reconcile(now)
+        if self._audit is not None and self._audit.consumer_seq > self._audited_to:
+            # A large bucket takes longer than the time between two.
+            self._audited_to = self._audit.consumer_seq
+            return []
+        self._audited_to = 0
         out = self._drop_audit()
         self._epoch += 1
         self._audit = Reader(self._epoch, DenyView(), self._reader.stream)
@@ -449,6 +464,8 @@ class DenyFeed:
         self.stats.reconciles += 1
         out = self._drop_audit()
         if audit.view.others == reader.view.others and audit.view.deny.holds_same(reader.view.deny):
+            self._is_verified = True
+            self._set_reconcile(now)
             return out
         self.stats.differences += 1
         return [*out, *self._begin_again("reading all entries again gave another set", now, is_tainted=True)]

@@ -29,8 +29,11 @@ RETRY_LONGEST_SECS: Final = 4.0
 """Between rescans on a connection that works: a short bound, since each may be the one that restores a caller."""
 SETTLED_SECS: Final = 30.0
 """Of a live watch before the retries begin anew: less would let one that flaps be tried without pause."""
+VERIFY_SECS: Final = 2.0
+"""From a resume to the reading aside that proves it, and between attempts: a server that crashed may have brought
+back entries that were removed or overwritten, in the place of those that we hold."""
 RECONCILE_SECS: Final = 600.0
-"""Between two readings aside: they cost as much as a seed, and find nothing unless a rule has a hole."""
+"""Between two further readings aside: they cost as much as a seed, and find nothing unless a rule has a hole."""
 
 
 class FeedState(Enum):
@@ -150,8 +153,9 @@ class FeedTiming:
     retry_first: float = RETRY_FIRST_SECS
     retry_longest: float = RETRY_LONGEST_SECS
     settled: float = SETTLED_SECS
+    verify: float = VERIFY_SECS
     reconcile: float | None = RECONCILE_SECS
-    """None: never."""
+    """None: never but after a resume."""
 
 
 class FeedTimer(IntEnum):
@@ -184,6 +188,7 @@ class FeedStats:
     """Times that the bucket held another number of subjects than we did."""
     reconciles: int = 0
     differences: int = 0
-    """Reconciles that found another set: something vanished since the last poll, or there is a hole in the rules."""
+    """Reconciles that found another set: something vanished since the last poll, the server has lost or brought back
+    entries in a crash, or there is a hole in the rules."""
     unknown: int = 0
     """Entries with an operation or marker that is not known; they deny."""

@@ -339,6 +339,12 @@ class _Client(Client):
             info.pop("connect_urls", None)
         await super()._process_info(info, initial_connection)
 
+    async def _process_op_err(self, e: Exception) -> None:
+        # Closing would try to send what is left, fail at it, and tell nobody that the connection is gone.
+        self._pending = []
+        self._pending_data_size = 0
+        await super()._process_op_err(e)
+
     def require_tls(self) -> None:
         """Raises NotSecure where TLS is demanded and the socket has none."""
         writer = getattr(self._transport, "_io_writer", None)

@@ -45,6 +45,17 @@ def test_json_line(pipe: tuple[int, int]) -> None:
     assert json.loads(lines[1])["logger"] == "other"
 
 
+def test_a_record_that_says_it_has_no_exception(pipe: tuple[int, int]) -> None:
+    """As asyncio's records of what went wrong outside of any task."""
+    reader, writer = pipe
+    logs.configure(LogFormat.JSON, LogLevel.INFO, writer)
+    log.error("no exception", exc_info=False)
+    record = logging.LogRecord("aigw.test", logging.ERROR, "", 0, "none either", None, False)  # type: ignore[arg-type]  # as asyncio passes it on
+    log.handle(record)
+    for line in read(reader).splitlines():
+        assert "traceback" not in json.loads(line)
+
+
 def test_console_line(pipe: tuple[int, int]) -> None:
     reader, writer = pipe
     logs.configure(LogFormat.CONSOLE, LogLevel.DEBUG, writer)

@@ -61,6 +61,8 @@ class Stream:
     created: str
     last_seq: int = 0
     messages: dict[int, Message] = field(default_factory=dict)
+    gone: dict[int, Message] = field(default_factory=dict)
+    """Overwritten or purged, and maybe still on the server's disk."""
     consumers: dict[int, Consumer] = field(default_factory=dict)
 
     def latest(self, key: str) -> int | None:
@@ -167,7 +169,7 @@ class World:
             return
         latest = stream.latest(key)
         if latest is not None:
-            del stream.messages[latest]
+            stream.gone[latest] = stream.messages.pop(latest)
         stream.last_seq += 1
         # The time tells writes of one moment apart, as a server's nanoseconds do.
         stamp = int(self.now * 1e9) + self.streams_made * 1000 + self._stamp()
@@ -182,12 +184,14 @@ class World:
         stream = self.stream
         latest = stream.latest(key) if stream is not None else None
         if stream is not None and latest is not None:
-            del stream.messages[latest]
+            stream.gone[latest] = stream.messages.pop(latest)
             self.silent_at = self.now
 
     def purge(self) -> None:
-        if self.stream is not None:
-            self.stream.messages.clear()
+        stream = self.stream
+        if stream is not None:
+            stream.gone |= stream.messages
+            stream.messages.clear()
             self.silent_at = self.now
 
     def lose_tail(self, number: int, key: str, writes: int) -> None:
@@ -198,9 +202,25 @@ class World:
         self.restart()
         for seq in [s for s in stream.messages if s > stream.last_seq - number]:
             del stream.messages[seq]
+        # What had their sequences is overwritten now.
+        stream.gone = {seq: m for seq, m in stream.gone.items() if seq <= stream.last_seq - number}
         stream.last_seq = max(0, stream.last_seq - number)
         for _ in range(writes):
             self.write(key, EntryKind.PUT, b"fraud")
+        self.silent_at = self.now
+
+    def revive(self, key: str) -> None:
+        """A crash brings back what was removed before (nats-server issue 8505), here in the place of what is there."""
+        stream = self.stream
+        if stream is None:
+            return
+        self.restart()
+        old = max((seq for seq, m in stream.gone.items() if m.key == key), default=None)
+        if old is not None:
+            latest = stream.latest(key)
+            if latest is not None and latest > old:
+                del stream.messages[latest]
+            stream.messages[old] = stream.gone.pop(old)
         self.silent_at = self.now
 
     def restart(self) -> None:
@@ -375,6 +395,7 @@ FAULTS: Final[dict[str, Callable[[World, random.Random, str], None]]] = {
     "lose delivery": lambda world, chance, key: world.lose_delivery(),
     "purge": lambda world, chance, key: world.purge(),
     "destroy": lambda world, chance, key: world.destroy(),
+    "revive": lambda world, chance, key: world.revive(key),
     "lose tail": lambda world, chance, key: world.lose_tail(chance.randrange(1, 4), key, chance.randrange(0, 5)),
 }
 LOUD: Final = ("disconnect", "restart")

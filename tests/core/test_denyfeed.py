@@ -19,6 +19,7 @@ from aigw_core.denystates import (
     RECONCILE_SECS,
     RETRY_LONGEST_SECS,
     SILENCE_SECS,
+    VERIFY_SECS,
     AskConsumer,
     AskStream,
     Changed,
@@ -439,6 +440,87 @@ def test_a_reconcile_finds_what_nothing_else_would() -> None:
     world.calm(7.0)
     assert world.feed.stats.differences == 1
     assert world.held() == world.truth()
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_sequences_of_vanished_entries_that_are_given_again_are_news(writes: int) -> None:
+    """The anchor is older than the newest sequence that we have accounted for."""
+    world = live_world(*KEYS[:5], timing=FeedTiming(reconcile=None, verify=1e6))
+    world.vanish(KEYS[4])
+    world.vanish(KEYS[3])
+    world.calm(BOUND_SECS)
+    assert world.held() == world.truth()
+    world.lose_tail(2, KEYS[3], writes)
+    world.calm(1.0)
+    assert world.held() == world.truth()
+
+
+@pytest.mark.parametrize("reconcile", [None, RECONCILE_SECS])
+def test_a_resume_is_proven_by_a_reading_aside(reconcile: float | None) -> None:
+    world = live_world(*KEYS[:3], timing=FeedTiming(reconcile=reconcile))
+    world.disconnect()
+    world.calm(VERIFY_SECS + 1.0)
+    stats = world.feed.stats
+    assert (stats.resumes, stats.reconciles, stats.differences) == (1, 1, 0)
+    world.calm(10 * VERIFY_SECS)
+    assert stats.reconciles == 1
+
+
+def test_what_a_crash_brought_back_is_found_soon_after_the_resume() -> None:
+    """The number of subjects, the last sequence and the anchor are all as they were."""
+    world = live_world(*KEYS[:3], timing=FeedTiming(reconcile=None))
+    world.write(KEYS[0], EntryKind.REMOVE)
+    world.write(KEYS[1], EntryKind.PUT, b"fraud")
+    world.calm(1.0)
+    world.revive(KEYS[0])
+    world.calm(1.0)
+    assert world.held() != world.truth()
+    world.calm(VERIFY_SECS + 1.0)
+    assert world.held() == world.truth()
+    assert world.feed.stats.differences == 1
+
+
+def read_aside(world: World, entries: int) -> int | None:
+    """Everything but the reading aside goes on at once, and that by so many entries; its epoch if there is one."""
+    while world.requests or world.replies or world.deliveries:
+        world.serve()
+        world.receive(world.replies)
+        world.receive(world.deliveries)
+    assert world.stream is not None
+    asides = [c for c in world.stream.consumers.values() if c.queue]
+    for consumer in asides:
+        for _ in range(entries):
+            entry = world.stream.deliver(consumer)
+            assert entry is not None
+            world.run(world.feed.entry(consumer.epoch, entry, world.now))
+    return asides[-1].epoch if asides else None
+
+
+def test_a_reading_aside_that_takes_long_is_let_go_on() -> None:
+    world = live_world(*KEYS[:5], timing=FeedTiming(reconcile=None))
+    world.disconnect()
+    world.calm(1.0)
+    while (epoch := read_aside(world, 0)) is None:
+        world.wait(0.1)
+    for _ in range(4):
+        assert read_aside(world, 1) == epoch
+        world.wait(VERIFY_SECS)
+    assert world.feed.stats.reconciles == 0
+    world.calm(1.0)
+    assert (world.feed.stats.reconciles, world.feed.stats.differences) == (1, 0)
+
+
+def test_a_reading_aside_that_stands_still_is_begun_again() -> None:
+    world = live_world(*KEYS[:5], timing=FeedTiming(reconcile=None))
+    world.disconnect()
+    world.calm(1.0)
+    epochs = set()
+    for _ in range(80):
+        world.wait(0.1)
+        epochs.add(read_aside(world, 0))
+    assert len(epochs - {None}) >= 3
+    world.calm(1.0)
+    assert (world.feed.stats.reconciles, world.feed.stats.differences) == (1, 0)
 
 
 def test_two_connections_at_once_are_a_mistake() -> None:

@@ -37,6 +37,7 @@ def timing(reconcile: float | None) -> FeedTiming:
         retry_first=0.05,
         retry_longest=0.4,
         settled=2.0,
+        verify=0.2,
         reconcile=reconcile,
     )
 

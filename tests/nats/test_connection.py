@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aigw_anyio.nats.connection import LinkTimeout, NatsLink, NatsSupervisor, Pa
 from aigw_anyio.nats.hosting import LoopHost
 from aigw_anyio.nats.options import parse_nats_url
 from aigw_core.secrets import Secret
+from tests.nats.proxy import Proxy
 from tests.nats.server import NatsServer, free_port
 
 FAST = Pace(connect=2.0, probe=0.2, close=1.0, backoff_first=0.02, backoff_longest=0.2, settled=5.0)
@@ -207,6 +209,28 @@ def test_a_closed_client_is_replaced(shared_server: NatsServer) -> None:
             assert await asyncio.wait_for(link.lost(), PATIENCE) == "maximum connections exceeded"
             await sessions.wait_for(2)
 
+    run(main)
+
+
+def test_a_connection_that_breaks_with_something_to_send_is_told_of(shared_server: NatsServer) -> None:
+    async def main() -> None:
+        proxy = Proxy(shared_server.port)
+        try:
+            async with supervise(proxy.url, Sessions(), pace=replace(FAST, probe=PATIENCE)) as sessions:
+                client = (await sessions.wait_for(1)).client
+                flusher = client._flusher_task
+                assert flusher is not None
+                # What it would have sent stays where it is.
+                flusher.cancel()
+                await asyncio.wait({flusher})
+                client._pending.append(b"PING\r\n" * 10_000)
+                client._pending_data_size += 60_000
+                await asyncio.to_thread(proxy.cut)
+                await sessions.wait_for(2)
+        finally:
+            await asyncio.to_thread(proxy.close)
+
+    # A task of the library that ends by an exception would be told of here.
     run(main)
 
 
