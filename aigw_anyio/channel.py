@@ -11,10 +11,9 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 
 from aigw_anyio import sockets
+from aigw_anyio.readsize import READ_FIRST, READ_MIN, next_read_size
 from aigw_anyio.tlspipe import TlsPipe
 
-READ_SIZE: Final = 65_536
-"""Bytes taken from a stream at a time; also what may still arrive after reading was paused."""
 QUEUE_HIGH: Final = 65_536
 """Bytes queued at which a socket counts as blocked; it is writable again when the queue is empty."""
 CLOSE_SECS: Final = 2.0
@@ -56,6 +55,7 @@ class Channel:
         self._ending = False
         self._closed = False
         self._paused = False
+        self._read_size = READ_FIRST
         self._resumed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._tasks: TaskGroup | None = None
@@ -197,7 +197,7 @@ class Channel:
                 self._resumed = anyio.Event()
                 await self._resumed.wait()
             try:
-                data = await self._stream.receive(READ_SIZE)
+                data = await self._stream.receive(self._read_size)
             except anyio.EndOfStream:
                 self._end_of_input()
                 break
@@ -207,10 +207,13 @@ class Channel:
             if self._closed:
                 # Only the last words are still being sent.
                 continue
+            began = anyio.current_time() if len(data) >= READ_MIN else None
             if self._tls is None:
                 self.on_data(data)
             elif not self._decrypt(self._tls, data):
                 break
+            if began is not None:
+                self._read_size = next_read_size(self._read_size, len(data), anyio.current_time() - began)
         # The channel lives on to send; its owner closes it.
         await anyio.sleep_forever()
 

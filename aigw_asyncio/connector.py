@@ -7,6 +7,7 @@ import ssl
 
 from aigw_anyio.connecting import ConnectFailed, Resolver, established
 from aigw_anyio.tlspipe import TlsPipe
+from aigw_asyncio.reading import ReadBuffer
 from aigw_asyncio.sockets import tune
 from aigw_asyncio.upstream import Upstream
 from aigw_core.effects import ConnectFailure
@@ -16,8 +17,11 @@ from aigw_core.origin import Origin
 class Connector:
     """Opens connections for one event loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext, resolver: Resolver) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext, resolver: Resolver, buffer: ReadBuffer
+    ) -> None:
         self._loop = loop
+        self._buffer = buffer
         self._tls = tls
         self._resolver = resolver
 
@@ -31,7 +35,7 @@ class Connector:
         pipe = TlsPipe(self._tls, server_hostname=origin.host) if origin.scheme == "https" else None
         try:
             transport, upstream = await self._loop.create_connection(
-                lambda: Upstream(origin, pipe, self._loop), addresses[tries % len(addresses)], origin.port
+                lambda: Upstream(origin, pipe, self._loop, self._buffer), addresses[tries % len(addresses)], origin.port
             )
         except OSError as error:
             raise ConnectFailed(ConnectFailure.CONNECT) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aigw_anyio.connecting import ConnectFailed
 from aigw_anyio.tlspipe import TlsPipe
+from aigw_asyncio.reading import Reading
 from aigw_asyncio.sockets import reset, tune
 from aigw_asyncio.upstream import Upstream
 from aigw_core.connection import Connection
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _Input = Callable[[float], list[Effect]]
 
 
-class Downstream(asyncio.Protocol):
+class Downstream(Reading):
     """The driver of one Connection. It decides nothing: see the contract in Connection's docstring."""
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Downstream(asyncio.Protocol):
     )
 
     def __init__(self, plane: AsyncioDataPlane, tls: TlsPipe | None) -> None:
+        super().__init__(plane.read_buffer)
         self._plane = plane
         self._sink = plane.sink
         self._failures = plane.failures
@@ -83,7 +85,7 @@ class Downstream(asyncio.Protocol):
         tune(transport)
         self._arm()
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         tls = self._tls
         if tls is None:
             now = self._loop_time()

@@ -13,6 +13,7 @@ from aigw_anyio.sinks import FactSink
 from aigw_anyio.socketstream import BACKLOG
 from aigw_asyncio.connector import Connector
 from aigw_asyncio.downstream import Downstream
+from aigw_asyncio.reading import ReadBuffer
 from aigw_asyncio.upstream import Upstream
 from aigw_core.gateway import Gateway
 
@@ -27,6 +28,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         """Must be made inside a running event loop."""
         super().__init__(gateway, sink, settings)
         self.loop = asyncio.get_running_loop()
+        self.read_buffer = ReadBuffer(self.loop)
         self.connector: Connector
         self._provider_tls = provider_tls(settings)
         self._server: asyncio.Server | None = None
@@ -39,7 +41,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     # aigw_anyio.dataplane.DataPlane
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
-        self.connector = Connector(self.loop, self._provider_tls, Resolver(tasks))
+        self.connector = Connector(self.loop, self._provider_tls, Resolver(tasks), self.read_buffer)
         self._server = await self.loop.create_server(
             self._new_connection, self._address.host, self._address.port, backlog=BACKLOG, reuse_address=True
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from aigw_anyio.plane import IdleLost
 from aigw_anyio.tlspipe import TlsPipe
+from aigw_asyncio.reading import ReadBuffer, Reading
 from aigw_asyncio.sockets import reset
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ class UpstreamUser(Protocol):
     def upstream_write_edge(self, upstream: Upstream, blocked: bool) -> None: ...
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Reading):
     """Feeds its current user; while idle, any byte or EOF ends it."""
 
     __slots__ = ("_blocked", "_established", "_paused", "_tls", "_transport", "attempt", "idle_lost", "origin", "user")
 
-    def __init__(self, origin: Origin, tls: TlsPipe | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, origin: Origin, tls: TlsPipe | None, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer
+    ) -> None:
+        super().__init__(buffer)
         self.origin = origin
         self.attempt = 0
         self.user: UpstreamUser | None = None
@@ -87,7 +91,7 @@ class Upstream(asyncio.Protocol):
         if due and self._transport is not None:
             self._transport.write(due)
 
-    def data_received(self, data: bytes) -> None:
+    def received(self, data: bytes) -> None:
         tls = self._tls
         if tls is None:
             self._deliver(data)

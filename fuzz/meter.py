@@ -9,6 +9,7 @@ from typing import Final
 from aigw_core.usage import Meter, MeterResult, usage_profile
 from aigw_core.usage import document as document_module
 from aigw_core.usage import meter as meter_module
+from aigw_core.usage import sse as sse_module
 from aigw_core.usage import strip as strip_module
 from aigw_core.wires import Wire
 from fuzz.inputs import Case, case_of, limits, split
@@ -33,7 +34,7 @@ _PROVIDERS: Final = ("openai", "cerebras", "xai", "groq")
 _ASKED_EVERY: Final = 16
 _SMALL: Final = (
     (document_module, "DOCUMENT_MAX", 96),
-    (document_module, "BACKLOG_STEP", 8),
+    (sse_module, "LONG_EVENT", 64),
     (meter_module, "HELD_MAX", 48),
     (strip_module, "HELD_MAX", 48),
 )

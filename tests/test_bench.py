@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench import report, sinks, work
+from bench import longest, report, sinks, work
 from bench.answers import Answer
 from bench.core import make_cases, measure
 from bench.load import percentile
@@ -256,3 +256,26 @@ def test_the_deny_feed_gives_its_figures() -> None:
     latency, seed = (json.loads(line) for line in done.stdout.splitlines())
     assert 0 < latency["latency"]["put_median_ms"] <= latency["latency"]["put_max_ms"]
     assert seed["seed"]["entries"] == 50
+
+
+def test_the_longest_calls_are_measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longest, "BODY_SIZE", 100_000)
+    assert longest.main(["--json", "--only", "arrays"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.pop("body") for row in rows] == [
+        "request, narrow arrays",
+        "answer, narrow arrays",
+        "events of narrow arrays, 1 MB each",
+    ]
+    for row in rows:
+        assert row["longest_ms"] >= max(row["first_ms"], row["settled_ms"]) > 0
+        assert row["mb_per_sec"] > 0
+
+
+def test_bodies_of_the_longest_calls_are_what_they_are_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(longest, "BODY_SIZE", 20_000)
+    for name, (make, body) in longest.shapes().items():
+        if make is longest.stream:
+            assert body.endswith(b"\n\n"), name
+        else:
+            assert isinstance(json.loads(body), dict), name

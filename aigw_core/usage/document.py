@@ -3,46 +3,49 @@
 from __future__ import annotations
 
 from codecs import IncrementalDecoder, getincrementaldecoder
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from aigw_core.usage.jsontext import decode_json, has_conflicting_members, may_repeat
+from aigw_core.usage.nested import NestedScanner
 from aigw_core.usage.scanner import RootScanner
 
-DOCUMENT_MAX: Final = 256 * 1024
-"""Bytes collected to be decoded at once: the decoding of more would stall the other connections."""
+DOCUMENT_MAX: Final = 8 * 1024
+"""Bytes collected to be decoded at once. Longer texts are scanned as they come, which costs no more and shows the
+driver from the first piece on how much of them it may read at a time."""
 
-BACKLOG_STEP: Final = 32 * 1024
-"""Bytes of the collected text scanned with each later piece, so that no call pays for all of it."""
+_NONE_NESTED: Final[Mapping[str, frozenset[str]]] = MappingProxyType({})
 
 
 class JSONDocument:
     """Takes a JSON text in any split and gives the wanted root members, whatever stands around them.
 
-    Up to DOCUMENT_MAX bytes every member is given, beyond it only `members`.
+    Up to DOCUMENT_MAX bytes every member is given, beyond it only `members`, and of those named in `nested`
+    only the members named there; what is too long to be kept is True.
     """
 
     __slots__ = (
         "_body",
         "_members",
+        "_nested",
         "_read_size",
         "_scanner",
         "_sound",
         "_utf8",
         "closed",
-        "long",
         "root",
         "size",
     )
 
-    def __init__(self, members: frozenset[str]) -> None:
+    def __init__(self, members: frozenset[str], nested: Mapping[str, frozenset[str]] = _NONE_NESTED) -> None:
         self.size = 0
-        self.long = False
-        """The text outgrew DOCUMENT_MAX."""
         self.closed = False
         """As of the last read(): the text is one whole JSON object."""
         self.root: dict[str, object] = {}
         """As of the last read(): root members; those that were complete where the text is not."""
         self._members = members
+        self._nested = nested
         self._body: bytes | bytearray = b""  # plain bytes as long as one piece came: the usual case
         self._scanner: RootScanner | None = None
         self._utf8: IncrementalDecoder | None = None
@@ -50,26 +53,21 @@ class JSONDocument:
         self._read_size = -1
 
     def feed(self, data: bytes) -> None:
-        size = len(data)
-        self.size += size
-        if self._scanner is None:
-            if not self._body:
-                self._body = data
-            else:
-                if isinstance(self._body, bytes):
-                    self._body = bytearray(self._body)
-                self._body += data
-            if self.size <= DOCUMENT_MAX:
-                return
-            self.long = True
-            self._scanner = RootScanner(self._members, lenient=True)
-            self._utf8 = getincrementaldecoder("utf-8")()
-            self._scan(self._scanner, self._collected(size + BACKLOG_STEP))
-        elif self._body:
-            self._body += data
-            self._scan(self._scanner, self._collected(size + BACKLOG_STEP))
-        else:
+        self.size += len(data)
+        if self._scanner is not None:
             self._scan(self._scanner, data)
+            return
+        if not self._body:
+            self._body = data
+        else:
+            if isinstance(self._body, bytes):
+                self._body = bytearray(self._body)
+            self._body += data
+        if self.size > DOCUMENT_MAX:
+            self._scanner = _new_scanner(self._members, self._nested)
+            self._utf8 = getincrementaldecoder("utf-8")()
+            collected, self._body = bytes(self._body), b""
+            self._scan(self._scanner, collected)
 
     def read(self) -> bool:
         """Bring `root` and `closed` up to date; False, at no cost, where nothing was fed since."""
@@ -77,7 +75,6 @@ class JSONDocument:
             return False
         self._read_size = self.size
         if self._scanner is not None:
-            self._scan(self._scanner, self._collected(len(self._body)))
             self._take(self._scanner, sound=self._sound)
         else:
             self._read_whole()
@@ -86,19 +83,8 @@ class JSONDocument:
     def states_twice(self, name: str) -> bool:
         """Whether the member `name` is stated again with another value; a long text counts repetitions."""
         if self._scanner is not None:
-            # Read up to here by read(), which brought the member.
-            return self._scanner.counts.get(name, 0) > 1
-        if not may_repeat(self._body, b'"%b"' % name.encode()):
-            return False
-        return has_conflicting_members(bytes(self._body), name)
-
-    def _collected(self, size: int) -> bytes:
-        """Take the first bytes of what was collected and not scanned yet."""
-        if isinstance(self._body, bytes):
-            self._body = bytearray(self._body)
-        taken = bytes(self._body[:size])
-        del self._body[:size]
-        return taken
+            return _repeats(self._scanner, name)
+        return states_twice(bytes(self._body), name)
 
     def _scan(self, scanner: RootScanner, data: bytes) -> None:
         # The scanner is lenient about NaN, which clients take, and so about UTF-8, which they do not.
@@ -114,7 +100,7 @@ class JSONDocument:
         try:
             root = decode_json(data)
         except ValueError:
-            scanner = RootScanner(self._members, lenient=True)
+            scanner = _new_scanner(self._members, self._nested)
             scanner.feed(data)
             # A text that is closed and still no JSON is broken; one that was cut gives what it has.
             self._take(scanner, sound=not scanner.closed)
@@ -127,8 +113,26 @@ class JSONDocument:
         self.root = {}
         if scanner.failed or not sound:
             return
+        self.root.update(dict.fromkeys(scanner.truncated, True))
         for name, text in scanner.captured.items():
             try:
                 self.root[name] = decode_json(text)
             except ValueError:
                 self.closed = False
+
+
+def states_twice(data: bytes, name: str) -> bool:
+    """Whether an object of a short, valid JSON text states the member `name` twice, with different values.
+
+    The last one counts, as in every JSON reader that providers use; the other one is worth a flag.
+    """
+    return may_repeat(data, b'"%b"' % name.encode()) and has_conflicting_members(data, name)
+
+
+def _new_scanner(members: frozenset[str], nested: Mapping[str, frozenset[str]]) -> RootScanner:
+    return NestedScanner(members, nested, lenient=True) if nested else RootScanner(members, lenient=True)
+
+
+def _repeats(scanner: RootScanner, name: str) -> bool:
+    inner = f".{name}"
+    return any(count > 1 for path, count in scanner.counts.items() if path == name or path.endswith(inner))

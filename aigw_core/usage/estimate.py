@@ -14,6 +14,9 @@ BYTES_PER_TOKEN: Final = 4
 TOKENS_PER_TOOL_CALL: Final = 20
 """What a tool call costs beside its arguments: its name and markup (8 with some providers, 40 with others)."""
 
+TEXT_ANSWER_MAX: Final = 256 * 1024
+"""Bytes of a JSON answer that may be text; a longer one is mostly data, such as an image."""
+
 STREAM_METHOD: Final = "text bytes/4 + 20 per tool call, at least 1 per delta"
 BODY_METHOD: Final = "body bytes/4"
 REQUEST_METHOD: Final = "request bytes/4"

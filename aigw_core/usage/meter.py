@@ -9,7 +9,7 @@ from typing import Final
 
 from aigw_core.usage.decoding import Decoder, DecodingError, is_encoded, open_decoder
 from aigw_core.usage.document import JSONDocument
-from aigw_core.usage.estimate import estimate_body, estimate_stream
+from aigw_core.usage.estimate import TEXT_ANSWER_MAX, estimate_body, estimate_stream
 from aigw_core.usage.jsontext import storable
 from aigw_core.usage.profile import UsageProfile
 from aigw_core.usage.readers import DOCUMENT_MEMBERS, Reader, name_text, reader_for
@@ -124,7 +124,7 @@ class Meter:
         self._mode = Meter._sniff
 
     def feed(self, data: bytes) -> bytes:
-        """Observe body bytes, at most 256 KiB a call; returns the bytes to relay now.
+        """Observe body bytes, at most 64 KiB a call; returns the bytes to relay now.
 
         That is `data` itself unless an event is held back or taken out.
         """
@@ -242,8 +242,8 @@ class Meter:
         if self.event_stream:
             return estimate_stream(self.request_bytes_hint, reader.text_bytes, reader.tool_calls, reader.deltas)
         body: int | None = None
-        if document is not None and not document.long and self._wire is not Wire.EMBEDDINGS:
-            # A long answer is mostly data, such as an image; embeddings have no output at all.
+        if document is not None and document.size <= TEXT_ANSWER_MAX and self._wire is not Wire.EMBEDDINGS:
+            # Embeddings have no output at all.
             body = document.size
         return estimate_body(self.request_bytes_hint, body)
 
@@ -256,8 +256,6 @@ class Meter:
         self._has_read = True
         reader = self._reader
         reader.document(document.root)
-        if document.long:
-            reader.content = True
         if reader.usage is not None:
             reader.conflict = document.states_twice("usage")
 
@@ -277,7 +275,7 @@ class Meter:
             self._collect(text)
             return data
         if self._parser is None:
-            self._parser = SSEParser()
+            self._parser = SSEParser(long_data=self._reader.long_event)
         if not first:
             self._parser.feed(data)
             return data

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, Final
 
-from aigw_core.usage.jsontext import decode_json, has_conflicting_members, may_repeat
+from aigw_core.usage.document import JSONDocument, states_twice
+from aigw_core.usage.jsontext import decode_json
 from aigw_core.usage.profile import UsageProfile
+from aigw_core.usage.sse import LongData
 from aigw_core.usage.tokens import TokenClasses, anthropic_tokens, openai_tokens
 from aigw_core.wires import Wire
 
 NAME_MAX: Final = 512
 """Characters kept of a model or service tier: the longest recorded model name has 62."""
 
-DOCUMENT_MEMBERS: Final = frozenset({"usage", "model", "service_tier", "error"})
-"""Root members of a JSON answer that a reader looks at, its content aside."""
-
 _DOCUMENT_CONTENT: Final = ("choices", "output", "content", "data")
+
+DOCUMENT_MEMBERS: Final = frozenset({"usage", "model", "service_tier", "error", *_DOCUMENT_CONTENT})
+"""Root members of a JSON answer that a reader looks at."""
+
+_STATED: Final = frozenset({"usage", "model", "service_tier"})
+"""Members read of the object that an event carries in its root."""
 
 _TOOL_BLOCKS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
 _TOOL_ITEMS: Final = ("function_call", "custom_tool_call", "mcp_call")
@@ -49,6 +56,10 @@ class Reader:
     )
 
     _TERMINAL_EVENTS: ClassVar[frozenset[str]] = frozenset()
+    _EVENT_MEMBERS: ClassVar[frozenset[str]] = DOCUMENT_MEMBERS
+    """What is read of an event too long to be decoded at once."""
+    _EVENT_NESTED: ClassVar[Mapping[str, frozenset[str]]] = MappingProxyType({})
+    """The same inside of objects of its root."""
 
     def __init__(self, profile: UsageProfile) -> None:
         self._profile = profile
@@ -66,16 +77,19 @@ class Reader:
         self.undecodable = 0
         self.usage: dict[str, object] | None = None
 
-    def event(self, name: bytes, data: bytes | None) -> bool:
+    def long_event(self) -> JSONDocument:
+        """Takes the data of an event that is too long to be decoded at once; then it goes to event()."""
+        return JSONDocument(self._EVENT_MEMBERS, self._EVENT_NESTED)
+
+    def event(self, name: bytes, data: bytes | LongData | None) -> bool:
         """Read one server-sent event; None where its data was too large to keep.
 
         True where the event is the one that `include_usage` asks for: no choices, a usage object.
         """
         if self._ended:
             return False
-        if data is None:
-            self._overlong(name)
-            return False
+        if not isinstance(data, bytes):
+            return self._long(name, data) if isinstance(data, JSONDocument) else self._overlong(name)
         try:
             root = decode_json(data)
         except ValueError:
@@ -86,7 +100,18 @@ class Reader:
         before = self.usage
         is_usage_event = self._object(name, root)
         if self.usage is not before:
-            self.conflict |= states_twice(data)
+            self.conflict |= states_twice(data, "usage")
+        return is_usage_event
+
+    def _long(self, name: bytes, data: JSONDocument) -> bool:
+        data.read()
+        if not data.closed:
+            self.undecodable += 1
+            return False
+        before = self.usage
+        is_usage_event = self._object(name, data.root)
+        if self.usage is not before:
+            self.conflict |= data.states_twice("usage")
         return is_usage_event
 
     def document(self, root: dict[str, object]) -> None:
@@ -116,10 +141,11 @@ class Reader:
             self.content = True
         return False
 
-    def _overlong(self, name: bytes) -> None:
+    def _overlong(self, name: bytes) -> bool:
         self.content = True
         if name.decode("utf-8", "replace") in self._TERMINAL_EVENTS:
             self._ended = self.terminal = True
+        return False
 
     def _undecoded(self, data: bytes) -> None:
         if data.strip() == b"[DONE]":
@@ -145,6 +171,8 @@ class ChatReader(Reader):
     "chat.completion.chunk"); Groq's `/x_groq/usage` where there is no other."""
 
     __slots__ = ("_usage_is_fallback",)
+
+    _EVENT_MEMBERS = DOCUMENT_MEMBERS | {"choices", "x_groq"}
 
     def __init__(self, profile: UsageProfile) -> None:
         super().__init__(profile)
@@ -234,6 +262,8 @@ class ResponsesReader(Reader):
     __slots__ = ()
 
     _TERMINAL_EVENTS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+    _EVENT_MEMBERS = frozenset({"type", "error", "delta", "item"})
+    _EVENT_NESTED = MappingProxyType({"response": _STATED})
     _NO_CONTENT = frozenset(
         {"response.created", "response.queued", "response.in_progress", "response.failed", "error", "keepalive"}
     )
@@ -274,6 +304,8 @@ class MessagesReader(Reader):
     __slots__ = ()
 
     _TERMINAL_EVENTS = frozenset({"message_stop"})
+    _EVENT_MEMBERS = frozenset({"type", "error", "usage", "delta", "content_block"})
+    _EVENT_NESTED = MappingProxyType({"message": _STATED})
 
     def tokens(self, usage: dict[str, object]) -> TokenClasses:
         return anthropic_tokens(usage)
@@ -338,14 +370,6 @@ _READERS: Final[dict[Wire, type[Reader]]] = {
 def reader_for(wire: Wire, profile: UsageProfile) -> Reader:
     """The reader of a wire's answers. Wires that are not billable get one that finds no usage."""
     return _READERS.get(wire, Reader)(profile)
-
-
-def states_twice(data: bytes) -> bool:
-    """Whether valid JSON text has an object with two different `usage` members.
-
-    The last one counts, as in every JSON reader that providers use; the other one is worth a flag.
-    """
-    return may_repeat(data, b'"usage"') and has_conflicting_members(data, "usage")
 
 
 def _disagree(usage: dict[str, object], other: dict[str, object]) -> bool:

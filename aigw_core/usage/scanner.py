@@ -36,11 +36,12 @@ from aigw_core.usage.grammar import (
 
 DEPTH_MAX: Final = 131_072
 """Open containers; one byte of memory each. Deeper than any parser of a provider follows."""
+ANSWER_DEPTH_MAX: Final = 1_000
+"""The same in what providers send: clients read it with recursive parsers, which stop at about this depth."""
 REPEATS_MAX: Final = 1_024
 """Occurrences of one chosen member: each costs a step, and no client repeats one on purpose."""
 SLICE: Final = 65_536
 """Bytes that one expression sees: bounds what a cut value costs in second looks, and the matcher's memory."""
-_RUNS_TO: Final = DEPTH_MAX - RUN_DEPTH  # nearer to the limit each container is counted
 _SCALAR_KEPT: Final = 16
 """Bytes kept of a number or literal that a piece cuts; a longer number is folded to its grammar state."""
 
@@ -60,8 +61,8 @@ class RootScanner:
     """Incremental scan of one JSON document whose root is an object; keeps chosen root members.
 
     ``keys`` are plain ASCII names; a key matches however it is escaped. ``lenient`` is for what providers
-    send: a byte order mark, ``NaN`` and ``Infinity`` pass and UTF-8 is not checked. Memory is bounded by
-    ``capture_max`` for each chosen member plus one byte for each open container.
+    send: a byte order mark, ``NaN`` and ``Infinity`` pass, UTF-8 is not checked, and ANSWER_DEPTH_MAX holds.
+    Memory is bounded by ``capture_max`` for each chosen member plus one byte for each open container.
 
     The outcome does not depend on how the document is split into pieces. Once ``failed``, nothing more is
     read; members that were complete before stay. Raises ValueError for keys that are not plain names.
@@ -73,6 +74,7 @@ class RootScanner:
         "_captured_part",
         "_chosen",
         "_decoder",
+        "_depth_max",
         "_escape",
         "_floor",
         "_in_key",
@@ -81,6 +83,7 @@ class RootScanner:
         "_level",
         "_name",
         "_partial",
+        "_runs_to",
         "_scalars",
         "_stack",
         "_step",
@@ -124,6 +127,8 @@ class RootScanner:
         self.log: list[Occurrence] | None = [] if log else None
         """Every complete occurrence of a chosen member in document order, for the owner to drain."""
         self._lenient = lenient
+        self._depth_max = ANSWER_DEPTH_MAX if lenient else DEPTH_MAX
+        self._runs_to = self._depth_max - RUN_DEPTH  # nearer to the limit each container is counted
         self._scalars = LENIENT if lenient else STRICT
         self._chosen = chosen_keys(keys)
         self._capture_max = capture_max
@@ -132,13 +137,11 @@ class RootScanner:
         self._step: Callable[[RootScanner, bytes, int, int], int] = type(self)._start
         self._base = 0
         self._decoder: IncrementalDecoder | None = None
-        self._escape = b""
-        self._partial = b""
+        self._escape = self._partial = b""
         self._in_key = False
         self._key_text: bytes | None = None
         self._name: str | None = None
-        self._value_at = -1
-        self._taken_from = 0
+        self._value_at, self._taken_from = -1, 0
         self._captured_part: bytearray | None = None
         self._level = 1  # the depth of the object whose members are chosen from
         self._floor = 1  # runs that take several closing brackets stay above this depth
@@ -327,7 +330,7 @@ class RootScanner:
         if self._name is not None and len(self._stack) == self._level:
             self._value_at = self._base + pos
             self._taken_from = pos
-        value = VALUE.match(data, pos, end) if len(self._stack) <= _RUNS_TO else None
+        value = VALUE.match(data, pos, end) if len(self._stack) <= self._runs_to else None
         if value is not None:
             return self._value_end(data, value.end())
         byte = data[pos]
@@ -348,7 +351,7 @@ class RootScanner:
             self._push(run.group())
             self._step = type(self)._first_value if self._stack[-1] == _ARRAY else type(self)._value
             stop = run.end()
-        if len(self._stack) > DEPTH_MAX:
+        if len(self._stack) > self._depth_max:
             return self._broken(end)
         return stop
 
@@ -386,7 +389,7 @@ class RootScanner:
         depth = len(stack)
         if depth == self._level:
             skip = self._chosen.others
-        elif depth > _RUNS_TO:
+        elif depth > self._runs_to:
             skip = SPACE
         else:
             skip = MEMBERS if stack[-1] == _OBJECT else ELEMENTS
@@ -424,9 +427,9 @@ class RootScanner:
             return self._broken(end)
         if openers:
             self._push(openers)
-            if len(stack) > DEPTH_MAX:
+            if len(stack) > self._depth_max:
                 return self._broken(end)
-        if segment.lastindex == 4 and len(stack) <= _RUNS_TO:
+        if segment.lastindex == 4 and len(stack) <= self._runs_to:
             return segment.end()
         self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
         return segment.end(3)

@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import re
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 EVENT_MAX: Final = 1024 * 1024
 """Bytes of one event, line ends counted as one each: recorded terminal events that echo instructions
 and tools stay below it, and a stream cannot claim more memory than this."""
 
-Event: TypeAlias = tuple[bytes, bytes | None, int, int]
+LONG_EVENT: Final = 8 * 1024
+"""Bytes, counted likewise, beyond which an event's data is read as it comes, as are long documents."""
+
+
+class LongData(Protocol):
+    """Takes the data of one long event, in any split."""
+
+    def feed(self, data: bytes) -> None: ...
+
+
+Event: TypeAlias = tuple[bytes, bytes | LongData | None, int, int]
 """`(name, data, start, end)`.
 
 `name` is the value of the last `event` field, empty where none was given. `data` is the `data` lines
-joined by LF, None where the event outgrew the limit. `start` and `end` are offsets of the event's bytes
-relative to the buffer of the feed() call that returned it: from its first field line (negative where
-that arrived earlier) through the blank line that ended it. Comments and blank lines before an event are
-outside of its bytes.
+joined by LF; of a long event what the parser's `long_data` made and was fed these; None where the event
+outgrew the limit. `start` and `end` are offsets of the event's bytes relative to the buffer of the feed()
+call that returned it: from its first field line (negative where that arrived earlier) through the blank
+line that ended it. Comments and blank lines before an event are outside of its bytes.
 """
 
 _BOM: Final = b"\xef\xbb\xbf"
 _LF: Final = 0x0A
 _CR: Final = 0x0D
 _COLON: Final = 0x3A
+_DATA: Final = b"data:"
 _NO_LINE: Final = -1
 _BETWEEN: Final = re.compile(rb"(?:[\r\n]++|:[^\r\n]*+(?=[\r\n]))*+")
 """Blank lines and whole comment lines: keep-alives come in long runs of them."""
@@ -32,8 +44,9 @@ class SSEParser:
     """Takes the bytes of a stream in any split and gives whole events; memory is bounded by `event_max`.
 
     `id` and `retry` fields are ignored, an event without a `data` line is none. An event larger than
-    `event_max` is given without its data and counted in `skipped`. The last event of a stream that ends
-    without a blank line comes out of finish().
+    `event_max` is given without its data and counted in `skipped`; where there is a `long_data`, the data of
+    one larger than LONG_EVENT goes to what that makes. The last event of a stream that ends without a blank
+    line comes out of finish().
     """
 
     __slots__ = (
@@ -46,18 +59,30 @@ class SSEParser:
         "_in_event",
         "_in_line",
         "_line",
+        "_long",
+        "_long_data",
+        "_long_lines",
         "_name",
         "_overlong",
         "_size",
+        "_streamed",
+        "_whole_max",
         "open_at",
         "skipped",
     )
 
-    def __init__(self, *, event_max: int = EVENT_MAX) -> None:
+    def __init__(
+        self,
+        *,
+        event_max: int = EVENT_MAX,
+        long_data: Callable[[], LongData] | None = None,
+    ) -> None:
         self.skipped = 0
         self.open_at = 0
         """Offset, in the buffer last fed, from which bytes belong to an unfinished event."""
         self._event_max = event_max
+        self._long_data = long_data
+        self._whole_max = event_max if long_data is None else min(event_max, LONG_EVENT)
         self._idle = False  # between events, with nothing remembered: the fast path may run
         self._bom_seen = 0  # bytes of a byte order mark matched so far; 3 also means "too late for one"
         self._after_cr = False
@@ -69,6 +94,9 @@ class SSEParser:
         self._overlong = False
         self._name = b""
         self._data: list[bytes] = []
+        self._long: LongData | None = None
+        self._long_lines = 0  # data lines that began, of a long event
+        self._streamed = False  # the unfinished line is one of them
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that end within `data`, in order."""
@@ -78,13 +106,13 @@ class SSEParser:
         if b"\r" in data:
             return self._feed_lines(data, 0, [])
         if data.find(b"\n") == size - 2 and data.startswith(b"data: ") and data.endswith(b"\n"):
-            if size - 1 <= self._event_max:
+            if size - 1 <= self._whole_max:
                 self.open_at = size
                 return [(b"", data[6:-2], 0, size)]
             return self._feed_lines(data, 0, [])
         return self._feed_blocks(data)
 
-    def finish(self) -> tuple[bytes, bytes] | None:
+    def finish(self) -> tuple[bytes, bytes | LongData] | None:
         """Name and data of the event that the end of the stream left without its blank line.
 
         WHATWG drops such an event; its numbers were sent all the same. None where there is none, or
@@ -93,16 +121,24 @@ class SSEParser:
         if self._line:
             self._field(bytes(self._line))
             self._line.clear()
-        data = b"\n".join(self._data) if self._data else None
+        data, self._long = self._collected(), None
         self._data.clear()
         return None if data is None else (self._name, data)
+
+    def _collected(self) -> bytes | LongData | None:
+        data = self._data
+        if self._long is not None:
+            return self._long if self._long_lines else None
+        if not data:
+            return None
+        return data[0] if len(data) == 1 else b"\n".join(data)
 
     def _feed_blocks(self, data: bytes) -> list[Event]:
         """Whole events in the two shapes that providers send; anything else goes line by line."""
         events: list[Event] = []
         start = 0
         while (end := data.find(b"\n\n", start)) >= 0:
-            if end + 1 - start > self._event_max:
+            if end + 1 - start > self._whole_max:
                 break
             first = data.find(b"\n", start)
             if data.startswith(b"data: ", start) and first == end:
@@ -194,7 +230,10 @@ class SSEParser:
         if self._in_event:
             self._grow(len(data) - at)
             if self._in_line != _COLON and not self._overlong:
-                self._line += data[at:]
+                if self._long is None:
+                    self._line += data[at:]
+                else:
+                    self._stream(data[at:])
 
     def _end_line(self, data: bytes, at: int, end: int, after: int, events: list[Event]) -> None:
         first = self._in_line
@@ -213,6 +252,10 @@ class SSEParser:
         self._grow(end + 1 - at)
         if first != _COLON and not self._overlong:
             line = data[at:end]
+            if self._streamed and self._long is not None:
+                self._long.feed(line)
+                self._streamed = False
+                return
             if self._line:
                 line = bytes(self._line) + line
                 self._line.clear()
@@ -220,29 +263,62 @@ class SSEParser:
 
     def _grow(self, size: int) -> None:
         self._size += size
-        if self._size > self._event_max and not self._overlong:
+        if self._size <= self._whole_max or self._overlong:
+            return
+        if self._size > self._event_max:
             self._overlong = True
             self.skipped += 1
             self._line.clear()
             self._data.clear()
+            self._long = None
+            self._streamed = False
+        elif self._long is None and self._long_data is not None:
+            self._long = self._long_data()
+            for value in self._data:
+                self._begin_long_line(self._long, value)
+            self._data.clear()
+            self._stream(b"")
+
+    def _stream(self, piece: bytes) -> None:
+        """A piece of an unfinished line of a long event, whose end is still to come."""
+        long = self._long
+        assert long is not None
+        if self._streamed:
+            long.feed(piece)
+            return
+        self._line += piece
+        # One byte more than the name: a blank behind it is no part of the value.
+        if len(self._line) > len(_DATA) and self._line.startswith(_DATA):
+            self._begin_long_line(long, bytes(self._line[len(_DATA) :]).removeprefix(b" "))
+            self._line.clear()
+            self._streamed = True
+
+    def _begin_long_line(self, long: LongData, value: bytes) -> None:
+        if self._long_lines:
+            long.feed(b"\n")
+        self._long_lines += 1
+        long.feed(value)
 
     def _field(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
         if value.startswith(b" "):
             value = value[1:]
         if field == b"data":
-            self._data.append(value)
+            if self._long is None:
+                self._data.append(value)
+            else:
+                self._begin_long_line(self._long, value)
         elif field == b"event":
             self._name = value
 
     def _dispatch(self, end: int, events: list[Event]) -> None:
-        data = self._data
-        if self._overlong:
-            events.append((self._name, None, self._event_at, end))
-        elif data:
-            events.append((self._name, data[0] if len(data) == 1 else b"\n".join(data), self._event_at, end))
+        data = self._collected()
+        if data is not None or self._overlong:
+            events.append((self._name, data, self._event_at, end))
         self._in_event = False
         self._overlong = False
         self._size = 0
         self._name = b""
-        data.clear()
+        self._data.clear()
+        self._long = None
+        self._long_lines = 0

@@ -13,6 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from aigw_anyio.channel import QUEUE_HIGH, Channel
+from aigw_anyio.readsize import READ_FIRST, READ_MIN
 from aigw_anyio.tlspipe import TlsPipe
 
 pytestmark = pytest.mark.anyio
@@ -196,3 +197,38 @@ async def test_a_peer_that_ends_during_the_handshake(contexts: tuple[ssl.SSLCont
             await peer.aclose()
             with pytest.raises(ConnectionResetError):
                 await channel.established()
+
+
+async def test_reads_are_of_the_size_that_the_last_ones_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    told: list[tuple[int, int]] = []
+
+    class Stream:
+        """Gives what is asked for, three times."""
+
+        async def receive(self, max_bytes: int) -> bytes:
+            asked.append(max_bytes)
+            if len(asked) > 3:
+                raise anyio.EndOfStream
+            return b"x" * (READ_MIN - 1 if len(asked) == 2 else max_bytes)
+
+        async def aclose(self) -> None:
+            pass
+
+    def next_size(size: int, taken: int, secs: float) -> int:
+        assert secs >= 0
+        told.append((size, taken))
+        return size + 1
+
+    monkeypatch.setattr("aigw_anyio.channel.next_read_size", next_size)
+    channel = Channel(Stream())  # type: ignore[arg-type]  # all that a channel asks of a stream here
+    ended = anyio.Event()
+    channel.on_data = lambda data: None if data else ended.set()
+    with anyio.fail_after(DEADLINE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(channel.run)
+            await ended.wait()
+            channel.close()
+    # A small read is not timed.
+    assert asked == [READ_FIRST, READ_FIRST + 1, READ_FIRST + 1, READ_FIRST + 2]
+    assert told == [(READ_FIRST, READ_FIRST), (READ_FIRST + 1, READ_FIRST + 1)]

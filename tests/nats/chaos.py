@@ -7,6 +7,7 @@ pool key is answered 503 once it has passed the deny-set, so nothing is needed b
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import random
@@ -319,7 +320,9 @@ def _vanish(chaos: Chaos) -> None:
 def _remove_message(chaos: Chaos) -> None:
     message = chaos.bucket.last(chaos.chance.choice(ENTRIES))
     if message is not None:
-        chaos.bucket.remove_message(int(message["seq"]))
+        # It may expire meanwhile.
+        with contextlib.suppress(AssertionError):
+            chaos.bucket.remove_message(int(message["seq"]))
 
 
 def _recreate(chaos: Chaos) -> None:
@@ -334,7 +337,9 @@ def _recreate(chaos: Chaos) -> None:
 
 def _lose_consumers(chaos: Chaos) -> None:
     for name in chaos.bucket.consumers():
-        chaos.bucket.delete_consumer(name)
+        # The gateway may have done so meanwhile.
+        with contextlib.suppress(AssertionError):
+            chaos.bucket.delete_consumer(name)
 
 
 def _server(chaos: Chaos, *, clean: bool) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from aigw_core.usage import MeterResult, UsageStatus
+from aigw_core.usage import MeterResult, UsageStatus, document, sse
 from aigw_core.wires import Wire
 from tests.core.usage.helpers import Run, byte_by_byte, split_at
 
@@ -165,6 +165,15 @@ def test_whole_answers() -> None:
         answer = check(case, [case.body])
         assert answer.meter.error_only is (case.id in ERROR_ONLY), case.id
         assert answer.meter.event_stream is (case.expected["kind"] == "sse"), case.id
+
+
+def test_answers_that_are_all_too_long_to_be_decoded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "LONG_EVENT", 16)
+    monkeypatch.setattr(document, "DOCUMENT_MAX", 16)
+    for case in cases().values():
+        cuts = random.Random(case.id)
+        check(case, [case.body])
+        check(case, split_at(case.body, [cuts.randrange(2**30) for _ in range(CUTS_MAX)]))
 
 
 def test_without_labels() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigw_core.usage.document import BACKLOG_STEP, DOCUMENT_MAX, JSONDocument
+from aigw_core.usage.document import DOCUMENT_MAX, JSONDocument
 from tests.core.usage.helpers import byte_by_byte, split_at
 
 MEMBERS = frozenset({"usage", "model"})
@@ -33,14 +33,14 @@ def answer(filler: int, *, tail: str = "") -> bytes:
 def test_a_short_answer_is_decoded_whole() -> None:
     read = document([answer(0)])
     assert read.size == DOCUMENT_MAX
-    assert (read.long, read.closed) == (False, True)
+    assert read.closed is True
     assert set(read.root) == {"model", "x", "data", "usage"}
 
 
 def test_a_long_answer_gives_its_chosen_members() -> None:
     for pieces in ([answer(1)], split_at(answer(1), [5, 70_000, 150_000, DOCUMENT_MAX - 30])):
         read = document(pieces)
-        assert (read.long, read.closed) == (True, True)
+        assert read.closed is True
         assert read.root == {"model": "m", "usage": USAGE}
 
 
@@ -117,13 +117,15 @@ def test_reading_early_does_not_spoil_reading_late() -> None:
 def test_memory_of_a_long_answer_is_let_go() -> None:
     read = document([answer(0)])
     assert len(read._body) == DOCUMENT_MAX
-    left = [DOCUMENT_MAX - BACKLOG_STEP * calls for calls in range(1, 9)]
-    assert left[-1] == 0
-    for size in [*left, 0]:
-        read.feed(b" ")
-        assert len(read._body) == size
+    read.feed(b" ")
+    assert len(read._body) == 0
     read.read()
     assert read.root["usage"] == USAGE
+
+
+def test_what_is_too_long_to_be_kept_is_true() -> None:
+    body = json.dumps({"usage": {"note": "x" * 100_000}, "model": "m"}).encode()
+    assert document([body]).root == {"usage": True, "model": "m"}
 
 
 json_values = st.recursive(

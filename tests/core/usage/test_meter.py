@@ -13,9 +13,9 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigw_core.usage import Meter, MeterResult, UsageStatus, usage_profile
+from aigw_core.usage import Meter, MeterResult, UsageStatus, document, sse, usage_profile
 from aigw_core.usage.document import DOCUMENT_MAX
-from aigw_core.usage.sse import EVENT_MAX
+from aigw_core.usage.sse import EVENT_MAX, LONG_EVENT
 from aigw_core.usage.strip import HELD_MAX
 from aigw_core.wires import Wire
 from tests.core.usage.helpers import JSON, SSE, Run, byte_by_byte, recording, split_at
@@ -409,6 +409,72 @@ RECORDED = [
     ("usage_over_data_lines.sse", Wire.CHAT_COMPLETIONS),
     ("together.json", Wire.CHAT_COMPLETIONS),
 ]
+
+
+@pytest.mark.parametrize(("name", "wire"), RECORDED)
+def test_what_is_too_long_to_be_decoded_at_once_states_the_same(
+    monkeypatch: pytest.MonkeyPatch, name: str, wire: Wire
+) -> None:
+    content_type = JSON if name.endswith(".json") else SSE
+
+    def stated() -> dict[str, object]:
+        answer = Run(recording(name), wire=wire, provider=name.partition("_")[0], content_type=content_type)
+        assert answer.relayed == recording(name)
+        meter, result = answer.meter, answer.result
+        ends = {"terminal": meter.terminal, "closed": meter.root_closed, "error_only": meter.error_only}
+        return {**ends, "result": (result.usage_status, result.usage, result.tokens, result.model, result.flags)}
+
+    usual = stated()
+    monkeypatch.setattr(sse, "LONG_EVENT", 16)
+    monkeypatch.setattr(document, "DOCUMENT_MAX", 16)
+    assert stated() == usual
+
+
+LONG = "x" * LONG_EVENT
+
+
+@pytest.mark.parametrize(
+    ("wire", "event"),
+    [
+        (Wire.CHAT_COMPLETIONS, {"model": "m", "choices": [{"delta": {"content": LONG}}], "usage": USAGE}),
+        (Wire.CHAT_COMPLETIONS, {"model": "m", "choices": [], "usage": USAGE, "pad": LONG}),
+        (
+            Wire.RESPONSES,
+            {"type": "response.completed", "response": {"instructions": LONG, "model": "m", "usage": USAGE}},
+        ),
+        (Wire.MESSAGES, {"type": "message_start", "message": {"model": "m", "pad": LONG, "usage": USAGE}}),
+    ],
+)
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_long_event_is_read_as_it_comes(wire: Wire, event: dict[str, object], twice: bool) -> None:
+    text = json.dumps(event)
+    if twice:
+        text = text.replace('"usage"', '"usage": {"prompt_tokens": 1}, "usage"', 1)
+    body = b"data: " + text.encode() + b"\n\n"
+    if wire is Wire.MESSAGES:
+        body += b'data: {"type":"message_stop"}\n\n'
+    for pieces in ([body], split_at(body, [7, 100_000, 200_000, LONG_EVENT, LONG_EVENT + 9])):
+        answer = Run(pieces, wire=wire)
+        assert answer.result.usage == USAGE
+        assert answer.result.model == "m"
+        assert answer.result.usage_status is UsageStatus.FINAL
+        assert answer.result.flags == ({"usage_conflict"} if twice else set())
+
+
+def test_a_long_usage_event_is_taken_out_where_it_can_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "LONG_EVENT", 64)
+    monkeypatch.setattr(document, "DOCUMENT_MAX", 16)
+    for pieces in ([STREAM], byte_by_byte(STREAM)):
+        answer = Run(pieces, strip=True)
+        assert answer.relayed == CONTENT * 2 + DONE
+        assert answer.result.usage == USAGE
+
+
+@pytest.mark.parametrize("text", [b'{"a":' + b"1" * 300_000 + b"x}", b"[" + b"1," * 150_000 + b"1]"])
+def test_a_long_event_that_is_no_object_is_unparsed(text: bytes) -> None:
+    assert Run(b"data: " + text + b"\n\n").result.usage_status is UsageStatus.UNPARSED
+
+
 damage = st.lists(
     st.tuples(
         st.integers(0, 2_000), st.integers(0, 3), st.sampled_from([b"", b"\n", b"\r", b'"', b"\xff", b"data: ", b"{"])
@@ -423,6 +489,7 @@ damage = st.lists(
     damage,
     st.lists(st.integers(0, 2_000), max_size=8),
     st.booleans(),
+    st.booleans(),
     st.sampled_from([True, False, None]),
     st.sampled_from([b"", b"gzip"]),
 )
@@ -431,6 +498,7 @@ def test_any_split_of_anything_relays_and_states_the_same(
     damages: list[tuple[int, int, bytes]],
     cuts: list[int],
     strip: bool,
+    long: bool,
     clean: bool | None,
     coding: bytes,
 ) -> None:
@@ -447,7 +515,11 @@ def test_any_split_of_anything_relays_and_states_the_same(
             pieces, wire=wire, provider=name.partition("_")[0], strip=strip, clean=clean, content_encoding=coding
         )
 
-    whole, split = run([body]), run(split_at(body, cuts))
+    with pytest.MonkeyPatch.context() as patch:
+        if long:
+            patch.setattr(sse, "LONG_EVENT", 100)
+            patch.setattr(document, "DOCUMENT_MAX", 60)
+        whole, split = run([body]), run(split_at(body, cuts))
     assert split.result == whole.result
     assert split.meter.terminal == whole.meter.terminal
     assert split.meter.root_closed == whole.meter.root_closed

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigw_core.usage.scanner import DEPTH_MAX, REPEATS_MAX, SLICE, RootScanner
+from aigw_core.usage.scanner import ANSWER_DEPTH_MAX, DEPTH_MAX, REPEATS_MAX, SLICE, RootScanner
 from tests.core.usage.helpers import byte_by_byte, split_at
 from tests.core.usage.json_texts import broken_documents, documents, loaded
 
@@ -175,10 +175,13 @@ def test_nesting_a_hundred_thousand_deep_is_survived(opener: bytes) -> None:
         assert scanned(pieces).captured == {"usage": b"1"}
 
 
-def test_both_sides_of_the_depth_limit() -> None:
-    deepest = DEPTH_MAX - 1  # the root is one
-    assert not scanned(b'{"a":' + b"[" * deepest + b"]" * deepest + b"}").failed
-    assert scanned(b'{"a":' + b"[" * (deepest + 1) + b"]" * (deepest + 1) + b"}").failed
+@pytest.mark.parametrize(("lenient", "depth_max"), [(False, DEPTH_MAX), (True, ANSWER_DEPTH_MAX)])
+def test_both_sides_of_the_depth_limit(lenient: bool, depth_max: int) -> None:
+    deepest = depth_max - 1  # the root is one
+    for depth, failed in ((deepest, False), (deepest + 1, True)):
+        scanner = RootScanner(frozenset({"usage"}), lenient=lenient)
+        scanner.feed(b'{"a":' + b"[" * depth + b"]" * depth + b"}")
+        assert scanner.failed is failed
 
 
 @pytest.mark.parametrize("last", [b"[1]", b"[]", b"{}", b'{"k":1}', b"[[1]]", b"[[[]]]"])

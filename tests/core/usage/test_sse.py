@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aigw_core.usage import sse
 from aigw_core.usage.sse import EVENT_MAX, SSEParser
 from tests.core.usage.helpers import byte_by_byte, split_at
 
-Named = tuple[bytes, bytes | None]
+Named = tuple[bytes, bytes | sse.LongData | None]
 
 
 def events_of(pieces: list[bytes], *, event_max: int = EVENT_MAX) -> list[Named]:
@@ -243,3 +244,75 @@ def test_finish_does_not_show_an_overlong_event() -> None:
     parser.feed(b"data: 12345")
     assert parser.finish() is None
     assert parser.skipped == 1
+
+
+class Collected:
+    """The data of a long event, as it came."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed(self, data: bytes) -> None:
+        self.data += data
+
+
+@settings(max_examples=150, deadline=None)
+@given(streams, st.lists(st.integers(0, 400), max_size=8))
+def test_a_long_event_is_handed_on_as_it_comes(stream: bytes, cuts: list[int]) -> None:
+    """The same events, and which of them are long does not depend on the split."""
+    expected = reference(stream)
+    kinds: list[list[type]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sse, "LONG_EVENT", 16)
+        for pieces in ([stream], split_at(stream, cuts), byte_by_byte(stream)):
+            parser = SSEParser(long_data=Collected)
+            events = [(name, data) for piece in pieces for name, data, _, _ in parser.feed(piece)]
+            assert [(name, data.data if isinstance(data, Collected) else data) for name, data in events] == expected
+            kinds.append([type(data) for _, data in events])
+            assert parser.skipped == 0
+    assert kinds[0] == kinds[1] == kinds[2]
+
+
+@pytest.mark.parametrize(
+    ("stream", "is_long", "data"),
+    [
+        (b"data: 123456789\n\n", False, b"123456789"),
+        (b"data: 1234567890\n\n", True, b"1234567890"),
+        (b"data: 1234567890", False, b"1234567890"),
+        (b"data: 1234567890x", True, b"1234567890x"),
+        (b"data:1234567890xy", True, b"1234567890xy"),
+        (b"data: 1\ndata: 2\ndata: 3", True, b"1\n2\n3"),
+        (b"data: 1\nid: 1234567890", True, b"1"),
+        (b"id: 123456789012\ndata:  1", True, b" 1"),
+    ],
+)
+def test_where_an_event_becomes_long(
+    monkeypatch: pytest.MonkeyPatch, stream: bytes, is_long: bool, data: bytes
+) -> None:
+    monkeypatch.setattr(sse, "LONG_EVENT", 16)
+    for pieces in ([stream], byte_by_byte(stream)):
+        parser = SSEParser(long_data=Collected)
+        events = [(name, found) for piece in pieces for name, found, _, _ in parser.feed(piece)]
+        _, found = events[0] if events else parser.finish() or (b"", None)
+        assert (isinstance(found, Collected), found.data if isinstance(found, Collected) else found) == (is_long, data)
+        assert parser.finish() is None
+
+
+def test_a_long_event_without_data_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "LONG_EVENT", 16)
+    parser = SSEParser(long_data=Collected)
+    assert parser.feed(b"id: 123456789012345\n\n") == []
+    assert [event[:2] for event in parser.feed(b"data: y\n\n")] == [(b"", b"y")]
+
+
+def test_a_long_event_may_still_outgrow_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "LONG_EVENT", 16)
+    stream = b"event: big\ndata: " + b"x" * 100 + b"\n\ndata: y\n\ndata: 0123456789a\n\n"
+    for pieces in ([stream], byte_by_byte(stream)):
+        parser = SSEParser(event_max=99, long_data=Collected)
+        events = [(name, data) for piece in pieces for name, data, _, _ in parser.feed(piece)]
+        assert events[:2] == [(b"big", None), (b"", b"y")]
+        last = events[2][1]
+        assert isinstance(last, Collected)
+        assert last.data == b"0123456789a"
+        assert parser.skipped == 1

@@ -26,7 +26,7 @@ class Stripped:
             removed = [
                 (start, end)
                 for _, data, start, end in parser.feed(piece)
-                if data is not None and data.startswith(REMOVED) and end - start <= HELD_MAX
+                if isinstance(data, bytes) and data.startswith(REMOVED) and end - start <= HELD_MAX
             ]
             relayed.append(strip.relay(piece, removed, parser.open_at))
             fed += len(piece)
