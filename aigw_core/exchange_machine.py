@@ -36,13 +36,17 @@ class ExchangeMachine(ExchangeBase):
 
     def request(self, head: RequestHead, body: bytes, now: float) -> None:
         """A request that is there whole: head, body and end in one input."""
-        self.request_head(head, now)
-        if self.state is not states.ENDED and body:
+        is_taken = self._begin_request(head, body, now)
+        if body and not is_taken and self.state is not states.ENDED:
             self.request_body(body, now)
         self.request_end(now)
 
     def request_head(self, head: RequestHead, now: float) -> None:
         """The head of the request; authorizes it."""
+        self._begin_request(head, b"", now)
+
+    def _begin_request(self, head: RequestHead, whole: bytes, now: float) -> bool:
+        """``whole``: the body, if it is there; True if it is taken by that."""
         if self.inbound is not None:
             raise LocalProtocolError("an exchange has one request head")
         request = self.inbound = RequestSide(head)
@@ -54,7 +58,7 @@ class ExchangeMachine(ExchangeBase):
         if isinstance(decision, Refused):
             self._dialect = decision.dialect
             self._reject_new(decision.rejection, now)
-            return
+            return False
         self._authorized = decision
         self._dialect = decision.route.dialect
         gateway.active += 1
@@ -63,13 +67,14 @@ class ExchangeMachine(ExchangeBase):
             self._admitted = Admitted(decision, None, None)
             self._connect(now)
             self._after_admission(request, now)
-        else:
-            request.judge_by(decision, self._policy)
-            self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
-            self._move(states.AUTHORIZE)
-            self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
-            self.port.open_fact(OpenFact(self._record))
-            self._connect(now)
+            return False
+        is_taken = request.judge_by(decision, self._policy, whole)
+        self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
+        self._move(states.AUTHORIZE)
+        self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
+        self.port.open_fact(OpenFact(self._record))
+        self._connect(now)
+        return is_taken
 
     def request_malformed(self, error: RemoteProtocolError, now: float) -> None:
         """There is no request head to be had: answer and close."""
@@ -289,7 +294,7 @@ class ExchangeMachine(ExchangeBase):
         """A response that is there whole: final head, body and end in one input."""
         if attempt != self.attempt or self._leg is not leg.BUSY or self.outbound.upstream_status is not None:
             return
-        self.response_head(attempt, head, now)
+        self._begin_response(attempt, head, now, whole=bool(body) and self.state is states.REQUESTING)
         if self.state is states.RESPONDING and body and self.inbound is not None:
             data = self.outbound.whole(body, now)
             if data:
@@ -304,6 +309,9 @@ class ExchangeMachine(ExchangeBase):
 
     def response_head(self, attempt: int, head: ResponseHead, now: float) -> None:
         """A response head: 1xx are relayed, the final one begins the response."""
+        self._begin_response(attempt, head, now, whole=False)
+
+    def _begin_response(self, attempt: int, head: ResponseHead, now: float, *, whole: bool) -> None:
         request, response, authorized = self.inbound, self.outbound, self._authorized
         stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is not None
         if stale or request is None or authorized is None:
@@ -317,7 +325,7 @@ class ExchangeMachine(ExchangeBase):
             return
         self.timers.at[timers.READ] = NEVER
         self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
-        out = response.begin(head, authorized, request.body, self.id)
+        out = response.begin(head, authorized, request.body, self.id, whole=whole)
         if self.state is not states.REQUESTING:
             return
         if not request.done:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeAlias
 
 from aigw_core.auth import Authorized
 from aigw_core.policy import Policy, StoredRefs
-from aigw_core.usage.request import BodyRules, IncludeUsage
+from aigw_core.usage.request import BodyRules, IncludeUsage, RequestBody
+from aigw_core.usage.wholebody import WholeBody
 from aigw_core.wires import Wire
+
+ManagedBody: TypeAlias = RequestBody | WholeBody
+"""A body on its way to the provider: read as it comes, or there whole."""
 
 _RESPONSES = frozenset({Wire.RESPONSES, Wire.RESPONSES_COMPACT})
 

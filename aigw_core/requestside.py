@@ -9,8 +9,11 @@ from aigw_core.auth import Authorized
 from aigw_core.headers import Headers
 from aigw_core.messages import CHUNKED, Chunked, Framing, Length, NoBody, RequestHead
 from aigw_core.policy import Policy
-from aigw_core.requestbody import body_rules
+from aigw_core.requestbody import ManagedBody, body_rules
+from aigw_core.usage.decoding import is_encoded
 from aigw_core.usage.request import RequestBody
+from aigw_core.usage.rules import content_type_fault
+from aigw_core.usage.wholebody import read_whole_body
 
 REQUEST_HOLD_MAX: Final = 65_536
 """Body bytes held while the exchange may not send yet; past it the driver is asked not to read on."""
@@ -36,7 +39,7 @@ class RequestSide:
 
     def __init__(self, head: RequestHead) -> None:
         self.head = head
-        self.body: RequestBody | None = None
+        self.body: ManagedBody | None = None
         """None: BYO; bytes pass and nothing is read."""
         self.done = False
         """The caller sent all of it."""
@@ -55,18 +58,29 @@ class RequestSide:
         self.empty = isinstance(framing, NoBody) or (isinstance(framing, Length) and framing.n == 0)
         self._held: list[bytes] = []
 
-    def judge_by(self, authorized: Authorized, policy: Policy) -> None:
-        """Managed callers only: reads the body, under the rules that are in force."""
+    def judge_by(self, authorized: Authorized, policy: Policy, whole: bytes = b"") -> bool:
+        """Managed callers only: reads the body, under the rules that are in force.
+
+        ``whole`` is all of it where it is there already, else empty. True: it is taken, and wants no feed().
+        """
         framing = self.head.framing
         content = _content_of(self.head)
+        rules = body_rules(authorized, policy)
+        if whole and content.is_plain and rules.active:
+            self.body = read_whole_body(rules, whole)
+            if self.body is not None:
+                self.collecting = True
+                self.received = len(whole)
+                return True
         body = self.body = RequestBody(
-            body_rules(authorized, policy),
+            rules,
             declared_length=framing.n if isinstance(framing, Length) else None,
             chunked=isinstance(framing, Chunked),
             content_type=content.type,
             content_encoding=content.encoding,
         )
         self.collecting = body.collecting
+        return False
 
     @property
     def expects_continue(self) -> bool:
@@ -113,13 +127,16 @@ class _Content:
 
     type: bytes
     encoding: bytes
+    is_plain: bool
+    """Not encoded, and no label that forbids to read it as JSON in UTF-8."""
 
 
 def _content_of(head: RequestHead) -> _Content:
     notes = head.notes
     if notes is not None and isinstance(notes.content, _Content):
         return notes.content
-    content = _Content(_joined(head.headers, b"content-type"), _joined(head.headers, b"content-encoding"))
+    label, encoding = _joined(head.headers, b"content-type"), _joined(head.headers, b"content-encoding")
+    content = _Content(label, encoding, not is_encoded(encoding) and content_type_fault(label) is None)
     if notes is not None:
         notes.content = content
     return content

@@ -7,15 +7,17 @@ from typing import Final
 from aigw_core.auth import Authorized
 from aigw_core.forwarding import KeyMask, downstream_response_head
 from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
+from aigw_core.requestbody import ManagedBody
 from aigw_core.settlement import upstream_request_id
-from aigw_core.usage.meter import Meter
-from aigw_core.usage.request import RequestBody
+from aigw_core.usage.answer import read_answer
+from aigw_core.usage.meter import Meter, MeterResult
 from aigw_core.wires import Wire
 
 _OPAQUE: Final = Wire.OPAQUE
+_JSON_LABEL: Final = b"application/json"
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
-METER_FEED_MAX: Final = 262_144
+METER_FEED_MAX: Final = 65_536
 """Bytes the Meter sees in one call, so that no body stalls the loop."""
 
 
@@ -23,13 +25,16 @@ class ResponseSide:
     """Bytes of one response on their way to the caller; the Meter sees a copy, the pool key is masked."""
 
     __slots__ = (
+        "_authorized",
         "_mask",
         "_opaque",
+        "_request_bytes",
         "begun",
         "informational",
         "left_at",
         "meter",
         "relayed",
+        "result",
         "status",
         "ttft_at",
         "upstream_id",
@@ -49,17 +54,30 @@ class ResponseSide:
         """How many of them there were when the caller left; what came later was read for its usage alone."""
         self.informational = 0
         self.meter: Meter | None = None
+        self.result: MeterResult | None = None
+        """What was read of an answer that needed no Meter."""
+        self._authorized: Authorized | None = None
+        self._request_bytes = 0
         self._mask: KeyMask | None = None
         self._opaque = False
 
     def begin(
-        self, head: ResponseHead, authorized: Authorized, body: RequestBody | None, request_id: str
+        self,
+        head: ResponseHead,
+        authorized: Authorized,
+        body: ManagedBody | None,
+        request_id: str,
+        *,
+        whole: bool = False,
     ) -> ResponseHead:
-        """The provider's final head as the caller gets it; starts metering and masking for managed callers."""
+        """The provider's final head as the caller gets it; starts metering and masking for managed callers.
+
+        ``whole``: the body goes to whole(), nothing of it to feed().
+        """
         self.upstream_status = head.status
         self._opaque = authorized.route.wire is _OPAQUE
         key = pool_key_of(authorized)
-        framing = self._start_meter(head, authorized, body)
+        framing = self._start_meter(head, authorized, body, whole)
         out = downstream_response_head(head, framing, request_id, key)
         self.upstream_id = upstream_request_id(head.headers, key)
         encoding = head.headers.first.get(b"content-encoding", b"")
@@ -67,7 +85,9 @@ class ResponseSide:
             self._mask = KeyMask(key)
         return out
 
-    def _start_meter(self, head: ResponseHead, authorized: Authorized, body: RequestBody | None) -> Framing:
+    def _start_meter(
+        self, head: ResponseHead, authorized: Authorized, body: ManagedBody | None, whole: bool
+    ) -> Framing:
         framing = head.framing
         if isinstance(framing, NoBody):
             return framing
@@ -75,10 +95,17 @@ class ResponseSide:
             return framing if isinstance(framing, Length) else CHUNKED
         encoding = head.headers.first.get(b"content-encoding", b"")
         strip = body.injected and head.status < 300 and encoding.lower() in (b"", b"identity")
-        meter = self.meter = Meter(authorized.route.wire, authorized.provider.usage, strip_usage_event=strip)
-        meter.request_bytes_hint = body.text_bytes_hint
-        meter.response_head(head.status, head.headers.first.get(b"content-type", b""), encoding)
+        label = head.headers.first.get(b"content-type", b"")
+        if whole and 200 <= head.status < 300 and label.startswith(_JSON_LABEL) and not (strip or encoding):
+            self._authorized, self._request_bytes = authorized, body.text_bytes_hint
+        else:
+            self._new_meter(authorized, body.text_bytes_hint, strip=strip).response_head(head.status, label, encoding)
         return framing if isinstance(framing, Length) and not strip else CHUNKED
+
+    def _new_meter(self, authorized: Authorized, request_bytes: int, *, strip: bool) -> Meter:
+        meter = self.meter = Meter(authorized.route.wire, authorized.provider.usage, strip_usage_event=strip)
+        meter.request_bytes_hint = request_bytes
+        return meter
 
     @property
     def drained(self) -> int:
@@ -103,13 +130,15 @@ class ResponseSide:
 
     def whole(self, data: bytes, now: float) -> bytes:
         """As feed() of the whole body and finish()."""
-        meter = self.meter
-        if meter is None or self._mask is not None or len(data) > METER_FEED_MAX:
-            return self.feed(data, now) + self.finish()
-        self.ttft_at = now
-        data = meter.whole(data)
-        self.relayed = len(data)
-        return data
+        authorized, self._authorized = self._authorized, None
+        if authorized is not None:
+            self.result = read_answer(authorized.route.wire, authorized.provider.usage, data)
+            if self.result is not None:
+                self.ttft_at = now
+                self.relayed = len(data)
+                return data
+            self._new_meter(authorized, self._request_bytes, strip=False).response_head(200, _JSON_LABEL, b"")
+        return self.feed(data, now) + self.finish()
 
     def finish(self) -> bytes:
         """What was held back and must still be relayed."""

@@ -92,14 +92,13 @@ def settle(
     """The fact of an exchange that is over; times in monotonic seconds."""
     body, meter, wire = request.body, response.meter, authorized.route.wire
     outcome = final_outcome(outcome, meter, response.upstream_status)
-    usage = None
+    usage: MeterResult | None = None
     if reached_provider and outcome is not _REFUSED:
         if meter is None and response.upstream_status is None and wire.billable:
             # Nothing was answered, yet the provider may bill what it has read.
             meter = Meter(wire, authorized.provider.usage)
             meter.request_bytes_hint = body.text_bytes_hint if body is not None else 0
-        if meter is not None:
-            usage = meter.result()
+        usage = response.result if meter is None else meter.result()
     if usage is None:
         usage = MeterResult(_NO_USAGE)
     return UsageFact(

@@ -12,10 +12,10 @@ from aigw_core.usage.document import JSONDocument
 from aigw_core.usage.estimate import TEXT_ANSWER_MAX, estimate_body, estimate_stream
 from aigw_core.usage.jsontext import storable
 from aigw_core.usage.profile import UsageProfile
-from aigw_core.usage.readers import DOCUMENT_MEMBERS, Reader, name_text, reader_for
+from aigw_core.usage.readers import DOCUMENT_MEMBERS, Reader, name_text, reader_for, tokens_of
 from aigw_core.usage.sse import SSEParser
 from aigw_core.usage.strip import HELD_MAX, EventStrip
-from aigw_core.usage.tokens import server_tool_calls
+from aigw_core.usage.tokens import TokenClasses, server_tool_calls
 from aigw_core.wires import Wire
 
 _OPAQUE: Final = Wire.OPAQUE
@@ -54,6 +54,24 @@ class MeterResult:
     server_tool_calls: dict[str, int] | None = None
     flags: set[str] = field(default_factory=set)
     estimate: dict[str, object] | None = None
+
+
+def state_usage(result: MeterResult, usage: dict[str, object], classes: TokenClasses) -> None:
+    """Write down what a provider's usage object says."""
+    result.tokens = classes.counts
+    result.server_tool_calls = server_tool_calls(usage)
+    if classes.plain:
+        result.usage = usage
+    else:
+        result.usage = storable(usage)
+        if result.usage is not usage:
+            result.flags.add("usage_truncated")
+        if classes.saturated:
+            result.flags.add("tokens_saturated")
+        if classes.inconsistent:
+            result.flags.add("tokens_inconsistent")
+    if result.service_tier is None:
+        result.service_tier = name_text(usage.get("service_tier"))
 
 
 class Meter:
@@ -139,16 +157,6 @@ class Meter:
             self._mode = Meter._pass
         return data
 
-    def whole(self, data: bytes) -> bytes:
-        """As feed() of the whole body and finish(True): the usual answer, in fewer steps."""
-        if self._mode is _SNIFF and self._decoder is None and not self.event_stream and data.startswith(b"{"):
-            self._finished = self._clean = True
-            self._mode = Meter._pass
-            self._document = JSONDocument(DOCUMENT_MEMBERS)
-            self._document.feed(data)
-            return data
-        return self.feed(data) + self.finish(True)
-
     def finish(self, clean: bool) -> bytes:
         """The body ended, properly by its framing (`clean`) or not; returns the bytes still held back."""
         if self._finished:
@@ -198,24 +206,10 @@ class Meter:
         if reader.conflict:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
-            self._state_usage(result, reader.usage)
+            state_usage(result, reader.usage, tokens_of(self._wire, self._profile, reader.usage))
         if status is _PARTIAL or status is _ABSENT:
             result.estimate = self._estimate()
         return result
-
-    def _state_usage(self, result: MeterResult, usage: dict[str, object]) -> None:
-        classes = self._reader.tokens(usage)
-        result.tokens = classes.counts
-        result.server_tool_calls = server_tool_calls(usage)
-        if classes.saturated:
-            result.flags.add("tokens_saturated")
-        if classes.inconsistent:
-            result.flags.add("tokens_inconsistent")
-        result.usage = usage if classes.plain else storable(usage)
-        if result.usage is not usage:
-            result.flags.add("usage_truncated")
-        if result.service_tier is None:
-            result.service_tier = name_text(usage.get("service_tier"))
 
     def _usage_status(self) -> UsageStatus:
         reader = self._reader
@@ -306,6 +300,3 @@ class Meter:
             elif is_usage:
                 removed.append((start, end))
         return self._strip.relay(data, removed, self._parser.open_at)
-
-
-_SNIFF: Final = Meter._sniff

@@ -13,6 +13,7 @@ from aigw_core.usage.sse import LongData
 from aigw_core.usage.tokens import TokenClasses, anthropic_tokens, openai_tokens
 from aigw_core.wires import Wire
 
+_MESSAGES: Final = Wire.MESSAGES
 NAME_MAX: Final = 512
 """Characters kept of a model or service tier: the longest recorded model name has 62."""
 
@@ -128,10 +129,6 @@ class Reader:
                 self.content = True
                 break
 
-    def tokens(self, usage: dict[str, object]) -> TokenClasses:
-        """The disjoint classes of a usage object on this wire."""
-        return openai_tokens(usage, reasoning_beside_completion=False)
-
     def _object(self, name: bytes, root: dict[str, object]) -> bool:
         """Read an event whose data is a JSON object; the return value is that of event()."""
         self._names(root)
@@ -177,9 +174,6 @@ class ChatReader(Reader):
     def __init__(self, profile: UsageProfile) -> None:
         super().__init__(profile)
         self._usage_is_fallback = False
-
-    def tokens(self, usage: dict[str, object]) -> TokenClasses:
-        return openai_tokens(usage, reasoning_beside_completion=self._profile.reasoning_beside_completion)
 
     def _object(self, name: bytes, root: dict[str, object]) -> bool:
         if self.model is None or "service_tier" in root:
@@ -307,9 +301,6 @@ class MessagesReader(Reader):
     _EVENT_MEMBERS = frozenset({"type", "error", "usage", "delta", "content_block"})
     _EVENT_NESTED = MappingProxyType({"message": _STATED})
 
-    def tokens(self, usage: dict[str, object]) -> TokenClasses:
-        return anthropic_tokens(usage)
-
     def _object(self, name: bytes, root: dict[str, object]) -> bool:
         kind = root.get("type")
         if not isinstance(kind, str):
@@ -365,6 +356,17 @@ _READERS: Final[dict[Wire, type[Reader]]] = {
     Wire.RESPONSES_COMPACT: ResponsesReader,
     Wire.MESSAGES: MessagesReader,
 }
+
+
+_CHAT_WIRES: Final = (Wire.CHAT_COMPLETIONS, Wire.COMPLETIONS)
+
+
+def tokens_of(wire: Wire, profile: UsageProfile, usage: dict[str, object]) -> TokenClasses:
+    """The disjoint classes of a usage object on this wire."""
+    if wire is _MESSAGES:
+        return anthropic_tokens(usage)
+    beside = profile.reasoning_beside_completion and wire in _CHAT_WIRES
+    return openai_tokens(usage, reasoning_beside_completion=beside)
 
 
 def reader_for(wire: Wire, profile: UsageProfile) -> Reader:

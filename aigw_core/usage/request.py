@@ -16,7 +16,6 @@ client's own as well), and a null is left: replacing it would break a request th
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from aigw_core.usage.decoding import Decoder, DecodingError, is_encoded, open_decoder
@@ -28,7 +27,6 @@ from aigw_core.usage.rules import (
     RequestFault,
     content_type_fault,
     is_off,
-    is_true,
     is_true_text,
     struck,
     text_of,
@@ -37,7 +35,8 @@ from aigw_core.usage.rules import (
 )
 from aigw_core.usage.scanner import Occurrence, RootScanner
 from aigw_core.usage.splice import SPLICE_MAX, Outgoing, StreamOptions, option_appended
-from aigw_core.usage.textsize import TextSize, names_media
+from aigw_core.usage.textsize import TextSize
+from aigw_core.usage.wholebody import STORED_NAMES, WholeBody, read_whole_body, usage_required
 
 __all__ = ["BodyRules", "IncludeUsage", "RequestBody", "RequestFault"]
 
@@ -49,9 +48,7 @@ HOLD_MAX: Final = 65_536
 
 _KEYS: Final = frozenset({"model", "stream", "stream_options"})
 _BACKGROUND_KEYS: Final = _KEYS | {"background"}
-_STORED_NAMES: Final = frozenset({"previous_response_id", "conversation"})
-_JUDGED_NAMES: Final = _STORED_NAMES | {INPUT}
-_STORED_KEYS: Final = _BACKGROUND_KEYS | _STORED_NAMES
+_STORED_KEYS: Final = _BACKGROUND_KEYS | STORED_NAMES
 _RESEND: Final = "Send the content itself."
 for _keys in (_KEYS, _BACKGROUND_KEYS):
     RootScanner(_keys)  # compiles the expressions for this set
@@ -59,13 +56,6 @@ InputItemScanner(_STORED_KEYS)
 
 _CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
 """Codings that have one reading; deflate is bare or wrapped, and a body can be valid as both."""
-
-
-def _refuse_constant(_: str) -> object:
-    raise ValueError("NaN and Infinity are not JSON")
-
-
-_raw_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
 
 class RequestBody:
@@ -123,7 +113,7 @@ class RequestBody:
         self._active = rules.active
         self._fault: RequestFault | None = None
         self._seen = 0
-        self._whole: bytes | None = None  # a small body that came in one piece and is read
+        self._whole: WholeBody | None = None
         self._stream_stated = False
         self._options: StreamOptions | None = None
         self._held_from: int | None = None
@@ -186,13 +176,13 @@ class RequestBody:
         whole = self._whole
         if whole is None and self._readable:
             self._finish()
+        if whole is not None:
+            out = whole.end()
+            self.injected, self.forward_length = whole.injected, whole.forward_length
+            return out
         if not self._active:
             return b""
         self._judge()
-        if whole is not None:
-            if not self._outgoing.edits:
-                return whole
-            self._outgoing.release(whole, 0)
         return self._rest()
 
     def judge_empty(self) -> None:
@@ -202,37 +192,15 @@ class RequestBody:
     # Reading.
 
     def _read_whole(self, data: bytes) -> bool:
-        """Read a small body that came in one piece with the decoder written in C; False: scan it."""
-        if len(data) != self._declared or len(data) > HOLD_MAX or self._encoded or names_media(data):
+        """Read a small body that came in one piece; False: scan it."""
+        if len(data) != self._declared or self._encoded or (self._active and not self.collecting):
             return False
-        if self._active and not self.collecting:
+        whole = self._whole = read_whole_body(self._rules, data)
+        if whole is None:
             return False
-        try:
-            text = data.decode()
-            root, end = _raw_decode(text)
-        except (ValueError, RecursionError):
-            return False  # the scanner has wider limits, and tells what is wrong
-        if end != len(text) or not isinstance(root, dict) or not self._is_plain(root):
-            return False  # blanks around the root are left to the scanner: no SDK sends them
-        model = root.get("model")
-        self.requested_model = model if isinstance(model, str) else None
-        self.streaming = is_true(root.get("stream"))
-        self.client_asked_usage = "stream_options" in root
-        self._root_end = (len(data) - 1, not root)
-        self._whole = data
+        self.requested_model, self.streaming = whole.requested_model, whole.streaming
+        self.client_asked_usage = whole.client_asked_usage
         return True
-
-    def _is_plain(self, root: dict[str, object]) -> bool:
-        """Nothing in it needs the scanner: no member that a refusal or an edit would look at more closely."""
-        rules = self._rules
-        if rules.refuse_background and "background" in root:
-            return False
-        if rules.refuse_stored_refs and not _JUDGED_NAMES.isdisjoint(root):
-            return False
-        if "stream_options" not in root:
-            return True
-        options = root["stream_options"]
-        return isinstance(options, dict) and is_true(options.get("include_usage"))
 
     def _read(self, piece: bytes) -> None:
         if not self._readable:
@@ -308,7 +276,7 @@ class RequestBody:
     def _strike(self, name: str, raw: bytes | None) -> None:
         if name == STORED_ITEM:
             raise struck(f"An item of `{INPUT}` names stored content, which is refused here. {_RESEND}", INPUT)
-        if name in _STORED_NAMES and raw != b"null":
+        if name in STORED_NAMES and raw != b"null":
             raise struck(f"`{name}` names stored content, which is refused here. {_RESEND}", name)
         if name == "background" and self._rules.refuse_background and not is_off(raw):
             raise struck("`background` is refused here: such a response states its usage only later.", name)
@@ -403,9 +371,7 @@ class RequestBody:
     def _judge(self) -> None:
         mode = self._rules.include_usage
         if mode is _REQUIRE and self.streaming and not self.client_asked_usage:
-            raise struck(
-                'Streamed chat completions need `"stream_options": {"include_usage": true}` here.', "stream_options"
-            )
+            raise usage_required()
         self._judge_model()
         if mode is not _INJECT or not self._lacks_usage:
             return

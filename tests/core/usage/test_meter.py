@@ -554,35 +554,3 @@ def test_strip_overflow_is_about_events_not_about_reads(cut: int | None) -> None
         meter.feed(piece)
     meter.finish(True)
     assert meter.result().flags == set()
-
-
-@given(
-    body=st.one_of(
-        st.binary(max_size=60),
-        st.sampled_from([DOCUMENT, b" " + DOCUMENT, DOCUMENT[:-1], STREAM, USAGE_EVENT, gzip.compress(DOCUMENT), b""]),
-    ),
-    content_type=st.sampled_from([JSON, SSE, b""]),
-    coding=st.sampled_from([b"", b"identity", b"gzip", b"deflate", b"compress"]),
-    status=st.sampled_from([200, 400]),
-    strip=st.booleans(),
-)
-def test_a_whole_body_is_read_as_its_pieces_are(
-    body: bytes, content_type: bytes, coding: bytes, status: int, strip: bool
-) -> None:
-    def meter() -> Meter:
-        made = Meter(Wire.CHAT_COMPLETIONS, usage_profile("openai"), strip_usage_event=strip)
-        made.response_head(status, content_type, coding)
-        return made
-
-    whole, pieces = meter(), meter()
-    relayed = whole.whole(body)
-    assert relayed == pieces.feed(body) + pieces.finish(True)
-    assert (whole.result(), whole.terminal, whole.error_only) == (pieces.result(), pieces.terminal, pieces.error_only)
-    assert (whole.root_closed, whole.event_stream) == (pieces.root_closed, pieces.event_stream)
-
-
-def test_a_document_under_the_label_of_a_coding_is_not_read_past_it() -> None:
-    meter = Meter(Wire.CHAT_COMPLETIONS, usage_profile("openai"))
-    meter.response_head(200, JSON, b"gzip")
-    assert meter.whole(DOCUMENT) == DOCUMENT
-    assert meter.result().usage_status is UsageStatus.UNPARSED
