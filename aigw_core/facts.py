@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
@@ -205,6 +206,20 @@ def _recognised(usage: dict[str, object] | None) -> dict[str, object] | None:
 _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
+def _quick_encoder() -> Callable[[object, int], Iterable[str]] | None:
+    """What JSONEncoder makes anew for every call, where it is written in C: 2 µs of 3.5 for a usage object."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return None
+    encode: Callable[[object, int], Iterable[str]] = make(
+        None, _encoder.default, encode_basestring_ascii, None, ":", ",", False, False, True
+    )
+    return encode
+
+
+_chunks: Final = _quick_encoder()
+
+
 def _dumps(row: dict[str, object]) -> bytes:
     return _encoder.encode(row).encode("ascii")
 
@@ -218,4 +233,6 @@ def _text(value: str | None) -> str:
 
 
 def _object(value: object) -> str:
-    return _NULL if value is None else _encoder.encode(value)
+    if value is None:
+        return _NULL
+    return _encoder.encode(value) if _chunks is None else "".join(_chunks(value, 0))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aigw_core import facts
 from aigw_core.facts import ENDPOINT_MAX, FACT_MAX_BYTES, OpenRecord, Outcome, UsageFact
 
 OPENED = OpenRecord(
@@ -234,3 +235,17 @@ def test_no_fact_is_larger_or_lost(
     assert (row == whole) is (len(json.dumps(whole, separators=(",", ":"))) <= FACT_MAX_BYTES)
     for name in ("id", "tenant_id", "tokens", "estimate", "outcome", "usage_status", "request_bytes"):
         assert row[name] == whole[name]
+
+
+@pytest.mark.parametrize("value", [{}, {"a": [1, 1.5, None, True, '\ud800é\n"']}, {"b": {"c": {"d": -1}}}])
+def test_objects_are_encoded_alike_with_and_without_the_encoder_in_c(
+    monkeypatch: pytest.MonkeyPatch, value: dict[str, object]
+) -> None:
+    quick = facts._object(value)
+    monkeypatch.setattr(facts, "_chunks", None)
+    assert facts._object(value) == quick == json.dumps(value, separators=(",", ":"))
+
+
+def test_there_may_be_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("json.encoder.c_make_encoder", None)
+    assert facts._quick_encoder() is None
