@@ -159,3 +159,22 @@ def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
         if node not in order:
             visit(node)
     return sorted(found)
+
+
+def code_lines(text: str) -> int:
+    """Lines of a source that are neither blank nor part of a comment, a docstring or an import.
+
+    A string that stands by itself is a docstring, wherever it stands.
+    """
+    apart: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
+            assert isinstance(node, ast.stmt)
+            assert node.end_lineno is not None
+            apart.update(range(node.lineno, node.end_lineno + 1))
+    kept = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in apart]
+    return sum(bool(line) and not line.startswith("#") for line in kept)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

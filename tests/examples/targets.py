@@ -17,9 +17,7 @@ from aigw_core.testing import Feature
 from examples.asgi_app import GatewayApp
 from examples.threads_gateway import Caller
 
-THREADS_FEATURES: Final = frozenset(
-    {Feature.BYTES, Feature.TIMERS, Feature.STOP, Feature.FLOW, Feature.LEAVING, Feature.RESET}
-)
+THREADS_FEATURES: Final = frozenset(Feature) - {Feature.POOL, Feature.EDGES}
 ASGI_FEATURES: Final = frozenset({Feature.STOP, Feature.FLOW, Feature.LEAVING})
 
 
@@ -49,13 +47,17 @@ class ThreadsTarget:
                 thread.start()
 
     def answer_fact(self, fact_id: str, accepted: bool) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            machine = caller.machine
+            caller.feeder.later(machine.fact_opened if accepted else machine.fact_refused, fact_id)
 
     def drain(self) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            caller.feeder.later(caller.machine.drain)
 
     def cut(self, reason: DenyReason | None) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            caller.feeder.later(caller.machine.cut, reason)
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -63,7 +65,7 @@ class ThreadsTarget:
         self._listener.close()
         self._accepting.join(DEADLINE_SECS)
         for caller, thread in self._callers:
-            caller.is_stopped = True
+            caller.feeder.later(caller.machine.abandon)
             for sock in (caller.sock, caller.upstream):
                 # Wakes the thread, whatever it waits for.
                 with contextlib.suppress(OSError, AttributeError):
