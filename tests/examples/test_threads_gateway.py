@@ -17,6 +17,7 @@ import pytest
 import trustme
 from openai import OpenAI
 
+from aigw_anyio.testing import DEADLINE_SECS
 from aigw_core import Policy, parse_origin
 from aigw_core.testing import Ledger
 from examples import threads_gateway
@@ -24,8 +25,6 @@ from examples.threads_gateway import serve
 from tests.examples.conftest import POOL_KEY, make_gateway, virtual_key
 from tests.sources import ROOT, code_lines
 
-DEADLINE_SECS: Final = 30.0
-"""After which what is waited for will not come; it takes milliseconds."""
 HELLO: Final = "Hello from the mock provider."
 LINES_MAX: Final = 60
 """Of code: the promise of the page that shows it."""
