@@ -156,6 +156,7 @@ class ConnectionFeeder(Feeder[Effect]):
         clock: Callable[[], float],
         lock: AbstractContextManager[object] | None = None,
     ) -> None:
+        """``clock`` and ``lock`` as of a :class:`Feeder`."""
         super().__init__(connection, sink, carry_out, clock=clock, lock=lock)
         self._connection = connection
 
