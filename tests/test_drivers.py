@@ -38,6 +38,7 @@ SHARED: Final = {
     "aigw_anyio.plane": "who is connected, who waits for which answer, what is idle, what is logged: a process's lists",
     "aigw_anyio.connecting": "names and addresses, and one word for each way not to connect",
     "aigw_anyio.sockets": "options of sockets",
+    "aigw_anyio.readsize": "how much to ask of a socket, from times that are handed in",
     "aigw_anyio.tlspipe": "bytes in, bytes out: TLS as a codec",
     "aigw_anyio.tls": "certificates",
     "aigw_anyio.sinks": "where facts go",
