@@ -13,6 +13,8 @@ KEEPALIVE_INTERVAL_S: Final = 15
 """Seconds between probes that nobody answered."""
 KEEPALIVE_PROBES: Final = 4
 """Unanswered probes after which the peer counts as gone: two minutes in all, well below the idle timeouts."""
+BACKLOG: Final = 1_024
+"""Connections that the kernel accepts for us between two turns of the loop."""
 
 _RESET = struct.pack("ii", 1, 0)
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Any
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
 from aigw_anyio import sockets
-
-BACKLOG: Final = 1_024
-"""Connections that the kernel accepts for us between two turns of the loop."""
 
 
 class SocketStream(ByteStream):
@@ -130,7 +127,7 @@ def bind_listeners(host: str, port: int) -> list[socket.socket]:
             bound = listeners[0].getsockname()[1] if len(listeners) > 1 else port
             sock.bind((address[0], bound, *address[2:]))
             sock.setblocking(False)
-            sock.listen(BACKLOG)
+            sock.listen(sockets.BACKLOG)
     except BaseException:
         for sock in listeners:
             sock.close()

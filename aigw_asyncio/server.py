@@ -10,7 +10,7 @@ from aigw_anyio.connecting import Resolver
 from aigw_anyio.plane import SWEEP_SECS, PlaneBase, provider_tls
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
-from aigw_anyio.socketstream import BACKLOG
+from aigw_anyio.sockets import BACKLOG
 from aigw_asyncio.connector import Connector
 from aigw_asyncio.downstream import Downstream
 from aigw_asyncio.reading import ReadBuffer

@@ -34,6 +34,7 @@ from aigw_core.effects import (
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection, RemoteProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import OpenRecord, Outcome, UsageFact
+from aigw_core.feeding import ConnectionFeeder, FactSink, Feeder
 from aigw_core.gateway import Cuttable, Gateway
 from aigw_core.headers import Headers
 from aigw_core.keys import (
@@ -88,6 +89,7 @@ __all__ = [
     "Connect",
     "ConnectFailure",
     "Connection",
+    "ConnectionFeeder",
     "CutResponse",
     "Cuttable",
     "DenyChange",
@@ -101,6 +103,8 @@ __all__ = [
     "EmitFact",
     "Exchange",
     "ExchangeEffect",
+    "FactSink",
+    "Feeder",
     "Framing",
     "Gateway",
     "Headers",

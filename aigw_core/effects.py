@@ -82,34 +82,46 @@ class ReleaseUpstream:
 
 @dataclass(slots=True)
 class SendUpstream:
+    """Append to the write queue of that attempt's connection."""
+
     attempt: int
     data: bytes
 
 
 @dataclass(slots=True)
 class SendDownstream:
+    """Append to the caller's write queue: from here on it counts as relayed."""
+
     data: bytes
 
 
 @dataclass(slots=True)
 class CloseDownstream:
+    """End the caller's connection; nothing is sent after it."""
+
     how: Close
 
 
 @dataclass(slots=True)
 class SendRequestHead:
+    """The head of the request, on that attempt's connection."""
+
     attempt: int
     head: RequestHead
 
 
 @dataclass(slots=True)
 class SendRequestBody:
+    """Bytes of the request body; the driver makes the transfer framing that the head says."""
+
     attempt: int
     data: bytes
 
 
 @dataclass(slots=True)
 class SendRequestEnd:
+    """The request is complete."""
+
     attempt: int
 
 
@@ -130,6 +142,8 @@ class SendResponseHead:
 
 @dataclass(slots=True)
 class SendResponseBody:
+    """Bytes of the response body, to be sent as they come."""
+
     data: bytes
 
 
@@ -144,6 +158,7 @@ class CutResponse:
 
 
 Effect = OpenFact | EmitFact | VoidFact | Connect | ReleaseUpstream | SendUpstream | SendDownstream | CloseDownstream
+"""What a Connection says."""
 ExchangeEffect = (
     OpenFact
     | EmitFact
@@ -159,3 +174,4 @@ ExchangeEffect = (
     | SendResponseEnd
     | CutResponse
 )
+"""What an Exchange says."""

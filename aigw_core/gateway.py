@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -16,7 +16,7 @@ from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 
 if TYPE_CHECKING:
-    from aigw_core.effects import Effect
+    from aigw_core.effects import Effect, ExchangeEffect
     from aigw_core.facts import UsageFact
 
 CLOCK_JUMP_MAX: Final = 5.0
@@ -28,7 +28,7 @@ FAILURES_KEPT: Final = 1_024
 class Cuttable(Protocol):
     """A running exchange as whoever drives it knows it: a Connection, or an embedder's own object."""
 
-    def cut(self, reason: DenyReason | None, now: float) -> list[Effect]: ...
+    def cut(self, reason: DenyReason | None, now: float) -> Sequence[Effect | ExchangeEffect]: ...
 
 
 @dataclass(slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from aigw_core.headers import Headers
+
+_KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?:$|[,;\s])", re.IGNORECASE)
 
 
 @dataclass(slots=True, unsafe_hash=True)
@@ -71,3 +74,13 @@ class ResponseHead:
     http_1_0: bool = False
     lines: bytes | None = field(default=None, repr=False, compare=False)
     """As of a request."""
+
+    @property
+    def keep_alive(self) -> float | None:
+        """Seconds for which the sender promises to keep the idle connection, less one for the way there.
+
+        None where it has no ``Keep-Alive: timeout`` (RFC 2068 §19.7.1.1).
+        """
+        value = self.headers.first.get(b"keep-alive")
+        found = _KEEP_ALIVE.search(value) if value else None
+        return max(0.0, float(found[1]) - 1.0) if found else None

@@ -1,6 +1,6 @@
 """Which idle upstream connection to reuse, and which to close: bookkeeping without sockets."""
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection, Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
 from aigw_core.origin import Origin
@@ -35,6 +35,10 @@ class UpstreamPool(Generic[H]):
     def idle_count(self) -> int:
         """The number of idle connections of all origins, expired ones included until `expire` is called."""
         return len(self._origin_of)
+
+    def __iter__(self) -> Iterator[H]:
+        """What is idle now, expired ones included, for drivers that must look whether a connection has ended."""
+        return iter(list(self._origin_of))
 
     @property
     def next_expiry(self) -> float | None:

@@ -33,6 +33,8 @@ PEERS_PROVIDER_PORT: Final = 9100
 """Where peers that were started beforehand look for the provider."""
 DIRECT: Final = "direct"
 AIGW: Final = "aigw"
+FRONTENDS: Final = {"asyncio": (AIGW, "aigw_asyncio"), "trio": (f"{AIGW}-trio", "aigw_trio")}
+"""What ``--frontend`` takes: the name of the target, and the module that is run."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(arguments.mode) - set(MODES)
     if unknown:
         parser.error(f"modes are {', '.join(MODES)}")
+    if set(arguments.frontend) - set(FRONTENDS):
+        parser.error(f"frontends are {', '.join(FRONTENDS)}")
     # SIGTERM must stop the children too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -68,7 +72,8 @@ def _run(arguments: argparse.Namespace, cores: Cores, stack: ExitStack) -> dict[
     if cores.load is not None:
         # After the children: they inherit the cores of this process.
         os.sched_setaffinity(0, {cores.load})
-    baseline = arguments.baseline or next(iter([target.name for target in arguments.target]), AIGW)
+    first = [target.name for target in arguments.target] or [FRONTENDS[name][0] for name in arguments.frontend]
+    baseline = arguments.baseline or first[0]
     if baseline not in [target.name for target in targets]:
         raise StartError(f"the baseline {baseline} is no target")
     bench = Bench(provider, cores, _settings(arguments))
@@ -100,16 +105,17 @@ def _run(arguments: argparse.Namespace, cores: Cores, stack: ExitStack) -> dict[
 def _targets(arguments: argparse.Namespace, cores: Cores, provider: ProviderProcess, stack: ExitStack) -> list[Target]:
     """``direct``, the peers, and this repository's gateway in its variants."""
     targets = [Target(DIRECT, provider.url), *arguments.target]
-    if not arguments.no_aigw:
-        gateway = GatewayProcess(cores.gateway, provider.url, module=arguments.module)
+    for frontend in arguments.frontend if not arguments.no_aigw else []:
+        name, module = FRONTENDS[frontend]
+        gateway = GatewayProcess(cores.gateway, provider.url, module=module)
         stack.callback(gateway.stop)
-        targets.append(gateway.target(AIGW, VIRTUAL_KEY))
+        targets.append(gateway.target(name, VIRTUAL_KEY))
         if arguments.byo:
-            targets.append(gateway.target(f"{AIGW}-byo", BYO_KEY))
+            targets.append(gateway.target(f"{name}-byo", BYO_KEY))
         if provider.tls_url is not None:
-            secure = GatewayProcess(cores.gateway, provider.tls_url, module=arguments.module, ca_file=provider.ca_file)
+            secure = GatewayProcess(cores.gateway, provider.tls_url, module=module, ca_file=provider.ca_file)
             stack.callback(secure.stop)
-            targets.append(secure.target(f"{AIGW}-tls", VIRTUAL_KEY))
+            targets.append(secure.target(f"{name}-tls", VIRTUAL_KEY))
     return targets
 
 
@@ -170,13 +176,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--mode", type=_list_of(str), default=["json", "sse"], help=f"some of {','.join(MODES)}; default json,sse")
     add("--target", action="append", type=_target, default=[], metavar="NAME=URL[,pid=PID|@FILE][,header=N:V]...")
-    add("--baseline", help="what ratios are taken to; default: the first --target, else aigw")
+    add("--baseline", help="what ratios are taken to; default: the first --target, else the first frontend")
     add("--rounds", type=int, default=5)
     add("--json", type=Path, metavar="FILE", help="also write every round and the summary")
     add("--byo", action="store_true", help="also aigw for a caller with a key of its own: no Meter, no fact")
     add("--tls", action="store_true", help="also aigw with the provider behind TLS")
     add("--no-aigw", action="store_true", help="peers only")
-    add("--module", default="aigw_asyncio", help="the frontend; default %(default)s")
+    add("--frontend", type=_list_of(str), default=["asyncio"], help=f"some of {','.join(FRONTENDS)}; default asyncio")
     add("--provider-port", type=int, default=PEERS_PROVIDER_PORT, help="default %(default)s; 0 picks a free one")
     add("--gateway-core", type=int, default=0)
     add("--load-core", type=int, default=1)

@@ -2,8 +2,8 @@
 
     uvicorn --factory examples.asgi_app:create_app --no-server-header --no-date-header
 
-Your server has parsed HTTP already, so this drives an Exchange. The rules are those of a Connection's driver:
-effects in order, one at a time; what happens meanwhile is fed afterwards; nothing waits inside.
+Your server has parsed HTTP already, so this drives an Exchange, through a Feeder that keeps the rules. Connections
+to providers are kept: the sockets are httpcore's, the bookkeeping is the gateway's own pool.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import ssl
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, MutableMapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import Any, Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, cast
 
 import anyio
 import httpcore
@@ -33,16 +33,19 @@ from aigw_core import (
     Connect,
     ConnectFailure,
     CutResponse,
-    EmitFact,
+    DenyChange,
+    DenyReason,
     Exchange,
     ExchangeEffect,
+    FactSink,
+    Feeder,
     Gateway,
     Headers,
     KeyRing,
     Length,
     Limiter,
-    OpenFact,
     OpenRecord,
+    Origin,
     Policy,
     ProviderPolicy,
     ReleaseUpstream,
@@ -56,28 +59,23 @@ from aigw_core import (
     SendResponseBody,
     SendResponseEnd,
     SendResponseHead,
+    UpstreamPool,
     UsageFact,
-    VoidFact,
     parse_origin,
 )
 
 QUEUE_HIGH: Final = 65_536
 """Bytes that wait for a slow caller, or a slow provider, before the other side is no longer read."""
 CLOSE_SECS: Final = 1.0
-"""For a provider connection to be closed."""
+"""For connections to be closed."""
+LOOK_SECS: Final = 1.0
+"""Between two looks at the clock and at idle connections."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Upstream = httpcore.AsyncHTTP11Connection
 now = time.monotonic
-
-
-class Sink(Protocol):
-    """Where facts go. None of the methods waits."""
-
-    def open(self, record: OpenRecord) -> bool: ...
-    def emit(self, fact: UsageFact) -> None: ...
-    def void(self, fact_id: str) -> None: ...
 
 
 class PrintSink:
@@ -98,16 +96,62 @@ class AnswerCut(Exception):
 
 
 class GatewayApp:
-    """An ASGI application: one Exchange for each request."""
+    """An ASGI application: one Exchange for each request. Its ``run`` belongs into the lifespan of yours."""
 
-    def __init__(self, gateway: Gateway, sink: Sink) -> None:
+    def __init__(self, gateway: Gateway, sink: FactSink) -> None:
         self.gateway = gateway
         self.sink = sink
+        self.pool = cast("UpstreamPool[Upstream]", gateway.pool)
         self.backend = httpcore.AnyIOBackend()
         self.tls = ssl.create_default_context()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         await _Driver(self, receive, send).run(request_head(scope))
+
+    async def run(self) -> None:
+        """Tells the time, and closes idle connections that have ended; in the end all of them."""
+        try:
+            while True:
+                self.gateway.set_clock(now(), time.time())
+                ended = [upstream for upstream in self.pool if upstream.has_expired()]
+                for upstream in ended:
+                    self.pool.remove(upstream)
+                await close([*ended, *self.pool.expire(now())])
+                await anyio.sleep(LOOK_SECS)
+        finally:
+            await close(self.pool.drain())
+
+    def apply_deny(self, changes: list[DenyChange] | None) -> None:
+        """Ends what runs for those who are cut off; to be called when ``gateway.deny`` has changed."""
+        for driver, reason in self.gateway.apply_deny(changes):
+            driver.cut(reason, now())
+
+    async def connect(self, origin: Origin, *, fresh: bool) -> tuple[Upstream, bool]:
+        """A connection, and whether it was used before. Raises httpcore.ConnectError."""
+        while not fresh and (idle := self.pool.checkout(origin, now())) is not None:
+            if not idle.has_expired():
+                return idle, True
+            await close([idle])
+        stream = await self.backend.connect_tcp(origin.host, origin.port)
+        if origin.scheme == "https":
+            try:
+                stream = await stream.start_tls(self.tls, server_hostname=origin.host)
+            except BaseException:
+                # Also where nobody waits for the handshake any more.
+                await close([stream])
+                raise
+        return Upstream(httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port), stream), False
+
+    async def keep(self, origin: Origin, upstream: Upstream, seconds: float) -> None:
+        """For another request, for so long at most; or closes it, where it is not fit for one."""
+        seconds = seconds if upstream.is_idle() else 0.0
+        await close(self.pool.checkin(origin, upstream, now(), idle_timeout=seconds))
+
+
+async def close(connections: Iterable[Upstream | httpcore.AsyncNetworkStream]) -> None:
+    for connection in connections:
+        with anyio.move_on_after(CLOSE_SECS, shield=True):
+            await connection.aclose()
 
 
 class _Queue:
@@ -148,21 +192,33 @@ class _Queue:
             self._size -= len(item) if isinstance(item, bytes) else len(item.get("body", b""))
 
 
+@dataclass(eq=False)
+class _Attempt:
+    """One connection of an exchange, from Connect to ReleaseUpstream."""
+
+    number: int
+    origin: Origin
+    fresh: bool
+    called: anyio.Event = field(default_factory=anyio.Event)
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    head: RequestHead | None = None
+    promised: float = float("inf")
+    """Seconds for which the provider keeps it when it is idle."""
+    keep: float = 0.0
+    """Seconds for which it is kept; 0: it is closed."""
+
+
 class _Driver:
     """One request."""
 
     def __init__(self, app: GatewayApp, receive: Receive, send: Send) -> None:
         self._app = app
         self._receive, self._send = receive, send
-        self._exchange = Exchange(app.gateway)
+        self._exchange = Exchange(app.gateway, owner=self)
+        self._feeder: Feeder[ExchangeEffect] = Feeder(self._exchange, app.sink, self._carry_out, clock=now)
         self._down = _Queue(self._downstream_edge)
         self._up = _Queue(self._upstream_edge)
-        self._attempt = 0
-        self._called: anyio.Event
-        self._scope: anyio.CancelScope
-        self._head: RequestHead
-        self._pending: deque[Callable[[], list[ExchangeEffect]]] = deque()
-        self._carrying = False
+        self._attempt: _Attempt
         self._moved = anyio.Event()
         self._is_blocked = False
         self._is_cut = False
@@ -170,15 +226,13 @@ class _Driver:
         self._tasks: TaskGroup
 
     async def run(self, head: RequestHead) -> None:
-        try:
+        with self._feeder:
             async with anyio.create_task_group() as self._tasks:
                 self._tasks.start_soon(self._write)
-                self.feed(lambda: self._exchange.request_head(head, now()))
+                self.feed(self._exchange.request_head, head)
                 self._tasks.start_soon(self._read_request)
                 await self._keep_time()
                 self._tasks.cancel_scope.cancel()
-        finally:
-            self.feed(lambda: self._exchange.abandon(now()))
         if self._is_cut:
             raise AnswerCut
 
@@ -190,10 +244,19 @@ class _Driver:
             with anyio.move_on_after(None if deadline is None else max(0.0, deadline[0] - now())):
                 await self._moved.wait()
             self._moved = anyio.Event()
-            self.feed(lambda: exchange.tick(now()))
+            self._feeder.feed(exchange.tick)
         self._down.end()
         with anyio.move_on_after(self._app.gateway.policy.timeouts.client_write):
             await self._written.wait()
+
+    def feed(self, machine_input: Callable[..., list[ExchangeEffect] | None], *values: object, **named: object) -> None:
+        self._feeder.feed(machine_input, *values, **named)
+        self._moved.set()
+
+    def cut(self, reason: DenyReason | None, _: float) -> list[ExchangeEffect]:
+        """As an owner of the exchange: what follows is carried out here."""
+        self.feed(self._exchange.cut, reason)
+        return []
 
     # The caller
 
@@ -201,19 +264,17 @@ class _Driver:
         exchange, more = self._exchange, True
         while not exchange.ended:
             while more and not exchange.wants_request_body and not exchange.ended:
-                moved = self._moved
-                await moved.wait()
+                await self._moved.wait()
             message = await self._receive()
             if message["type"] == "http.disconnect":
-                self.feed(lambda: exchange.downstream_lost(now()))
+                self.feed(exchange.downstream_lost)
                 self._written.set()
                 return
-            body, ends = message.get("body", b""), not message.get("more_body", False)
-            if body:
-                self.feed(lambda body=body: exchange.request_body(body, now()))  # type: ignore[misc]  # bound at once
-            if ends and more:
+            if body := message.get("body", b""):
+                self.feed(exchange.request_body, body)
+            if more and not message.get("more_body", False):
                 more = False
-                self.feed(lambda: exchange.request_end(now()))
+                self.feed(exchange.request_end)
 
     async def _write(self) -> None:
         async for message in self._down:
@@ -221,99 +282,74 @@ class _Driver:
         self._written.set()
 
     def _downstream_edge(self, blocked: bool) -> None:
-        edge = self._exchange.downstream_blocked if blocked else self._exchange.downstream_writable
-        edge(now())
         self._is_blocked = blocked
-        self._moved.set()
+        self.feed(self._exchange.downstream_blocked if blocked else self._exchange.downstream_writable)
 
     # The provider
 
-    async def _upstream(self, effect: Connect, scope: anyio.CancelScope) -> None:
-        """One attempt: connect, wait for the request, call, close."""
-        origin, exchange, attempt = effect.origin, self._exchange, effect.attempt
-        with scope:
+    async def _upstream(self, attempt: _Attempt) -> None:
+        """Connects, waits for the request, calls; then the connection is kept or closed."""
+        exchange, number = self._exchange, attempt.number
+        with attempt.scope:
             try:
-                stream = await self._app.backend.connect_tcp(origin.host, origin.port)
-                if origin.scheme == "https":
-                    stream = await stream.start_tls(self._app.tls, server_hostname=origin.host)
+                upstream, reused = await self._app.connect(attempt.origin, fresh=attempt.fresh)
             except httpcore.ConnectError as error:
                 is_tls = isinstance(error.__cause__, ssl.SSLError)
-                failure = ConnectFailure.TLS if is_tls else ConnectFailure.CONNECT
-                self.feed(lambda: exchange.upstream_failed(attempt, failure, now()))
+                self.feed(exchange.upstream_failed, number, ConnectFailure.TLS if is_tls else ConnectFailure.CONNECT)
                 return
-            place = httpcore.Origin(origin.scheme.encode(), origin.host.encode(), origin.port)
-            connection = httpcore.AsyncHTTP11Connection(place, stream)
             try:
-                self.feed(lambda: exchange.upstream_connected(attempt, False, now()))
-                await self._called.wait()
-                await self._call(attempt, connection, place)
+                self.feed(exchange.upstream_connected, number, reused)
+                await attempt.called.wait()
+                await self._call(attempt, upstream)
             finally:
-                with anyio.move_on_after(CLOSE_SECS, shield=True):
-                    await connection.aclose()
+                # Nothing waits before it is in the pool: the caller's next request may be here already.
+                await self._app.keep(attempt.origin, upstream, attempt.keep)
 
-    async def _call(self, attempt: int, connection: httpcore.AsyncHTTP11Connection, place: httpcore.Origin) -> None:
-        exchange, head, answered = self._exchange, self._head, False
+    async def _call(self, attempt: _Attempt, upstream: Upstream) -> None:
+        exchange, number, head, answered = self._exchange, attempt.number, attempt.head, False
+        assert head is not None
+        place = attempt.origin
         url = httpcore.URL(scheme=place.scheme, host=place.host, port=place.port, target=head.target)
         try:
-            request = httpcore.Request(head.method, url, headers=list(head.headers), content=self._body())
-            response = await connection.handle_async_request(request)
+            request = httpcore.Request(head.method, url, headers=list(head.headers), content=self._up)
+            response = await upstream.handle_async_request(request)
             answered = True
             told = response_head(head.method, response)
-            self.feed(lambda: exchange.response_head(attempt, told, now()))
+            attempt.promised = attempt.promised if told.keep_alive is None else told.keep_alive
+            self.feed(exchange.response_head, number, told)
             async for piece in response.aiter_stream():
-                self.feed(lambda piece=piece: exchange.response_body(attempt, piece, now()))  # type: ignore[misc]  # bound at once
+                self.feed(exchange.response_body, number, piece)
                 while self._is_blocked and not exchange.ended:
                     await self._moved.wait()
+            await response.aclose()
             by_close = told.framing is UNTIL_CLOSE
-            self.feed(lambda: exchange.response_end(attempt, now(), reusable=False, by_close=by_close))
-        except httpcore.RemoteProtocolError:
-            self.feed(lambda: exchange.upstream_broken(attempt, now()))
+            self.feed(exchange.response_end, number, reusable=upstream.is_idle(), by_close=by_close)
+        except httpcore.RemoteProtocolError as error:
+            # Without a cause httpcore itself says that the provider has ended without a word.
+            if answered or error.__cause__ is not None:
+                self.feed(exchange.upstream_broken, number)
+            else:
+                self.feed(exchange.upstream_lost, number)
         except httpcore.NetworkError:
-            self.feed(lambda: exchange.upstream_lost(attempt, now(), answered=answered))
-
-    async def _body(self) -> AsyncIterator[bytes]:
-        async for piece in self._up:
-            yield piece
+            self.feed(exchange.upstream_lost, number, answered=answered)
 
     def _upstream_edge(self, blocked: bool) -> None:
         edge = self._exchange.upstream_blocked if blocked else self._exchange.upstream_writable
-        edge(self._attempt, now())
-        self._moved.set()
+        self.feed(edge, self._attempt.number)
 
-    # Driving
-
-    def feed(self, machine_input: Callable[[], list[ExchangeEffect]]) -> None:
-        """Feeds now, or after the effects that are being carried out."""
-        self._pending.append(machine_input)
-        if self._carrying:
-            return
-        self._carrying = True
-        try:
-            while self._pending:
-                for effect in self._pending.popleft()():
-                    self._carry_out(effect)
-        finally:
-            self._carrying = False
-            self._moved.set()
+    # Effects
 
     def _carry_out(self, effect: ExchangeEffect) -> None:
-        exchange, sink = self._exchange, self._app.sink
         match effect:
-            case OpenFact(record):
-                answer = exchange.fact_opened if sink.open(record) else exchange.fact_refused
-                self._pending.append(lambda: answer(record.id, now()))
-            case EmitFact(fact):
-                sink.emit(fact)
-            case VoidFact(fact_id):
-                sink.void(fact_id)
-            case Connect():
-                self._attempt, self._called, self._scope = effect.attempt, anyio.Event(), anyio.CancelScope()
-                self._tasks.start_soon(self._upstream, effect, self._scope)
-            case ReleaseUpstream():
-                self._scope.cancel()
+            case Connect(origin, number, fresh):
+                self._attempt = _Attempt(number, origin, fresh)
+                self._tasks.start_soon(self._upstream, self._attempt)
+            case ReleaseUpstream(_, reusable, idle_timeout):
+                self._attempt.keep = min(idle_timeout, self._attempt.promised) if reusable else 0.0
+                self._attempt.scope.cancel()
             case SendRequestHead(_, head):
-                self._head = head
-                self._called.set()
+                self._attempt.head = head
+                self._attempt.called.set()
             case SendRequestBody(_, data):
                 self._up.put(data, len(data))
             case SendRequestEnd():
@@ -355,19 +391,14 @@ def response_head(method: bytes, response: httpcore.Response) -> ResponseHead:
     return ResponseHead(response.status, reason, headers, UNTIL_CLOSE if length is None else Length(int(length)))
 
 
-def create_app(gateway: Gateway | None = None, sink: Sink | None = None) -> Starlette:
+def create_app(gateway: Gateway | None = None, sink: FactSink | None = None) -> Starlette:
     """Your application, with the gateway at ``/llm``."""
     app = GatewayApp(gateway or gateway_of_environment(), sink or PrintSink())
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async def tell_time() -> None:
-            while True:
-                app.gateway.set_clock(now(), time.time())
-                await anyio.sleep(1.0)
-
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(tell_time)
+            tasks.start_soon(app.run)
             yield
             tasks.cancel_scope.cancel()
 

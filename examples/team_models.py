@@ -1,7 +1,7 @@
 """An admission hook and a fact sink of your own: models by team, usage in SQLite.
 
-Hooks are pure functions in the Policy; a sink is three methods that do not wait. Both work under every driver:
-here, the ASGI application of ``examples/asgi_app.py``.
+Hooks are pure functions in the Policy; a sink is three methods that do not wait. Both work under every driver, such as
+those of ``asgi_app.py`` and ``threads_gateway.py``.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class SqliteSink:
     """One row for each admitted exchange. A row that stays ``open`` is an exchange whose process died."""
 
     def __init__(self, path: Path) -> None:
-        self._database = sqlite3.connect(path, isolation_level=None)
+        # A driver calls its sink in one thread at a time, which need not be the one that made it.
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("pragma journal_mode = wal")
         self._database.execute(SCHEMA)
 

@@ -10,94 +10,78 @@ import ssl
 import struct
 import threading
 import time
-from collections import deque
-from typing import Any
 
 import aigw_core as core
 
-RESET = struct.pack("ii", 1, 0)
+READ_SIZE = 65_536
+"""Bytes of one read."""
+LOOK_SECS = 1.0
+"""Between two looks at what other threads have left in a feeder: drain, cut, abandon."""
 TLS = ssl.create_default_context()
 
 
 class Caller:
-    def __init__(self, gateway: core.Gateway, sink: Any, lock: threading.Lock, sock: socket.socket) -> None:
-        self.machine, self.timeouts = core.Connection(gateway, time.monotonic()), gateway.policy.timeouts
-        self.sink, self.lock, self.sock, self.attempt, self.is_stopped = sink, lock, sock, 0, False
+    """One caller's connection, and whichever connection to a provider goes with it."""
+
+    def __init__(self, gateway: core.Gateway, sink: core.FactSink, lock: threading.Lock, sock: socket.socket) -> None:
+        self.machine = core.Connection(gateway, time.monotonic())
+        self.machine.context = self
+        self.feeder = core.ConnectionFeeder(self.machine, sink, self.carry_out, clock=time.monotonic, lock=lock)
+        self.timeouts = gateway.policy.timeouts
+        self.sock = sock
         self.upstream: socket.socket | None = None
-        self.inputs: deque[tuple[Any, ...]] = deque()
-        sock.settimeout(self.timeouts.client_write)
+        self.attempt = 0
 
     def run(self) -> None:
         machine = self.machine
-        while not machine.done and not self.is_stopped:
-            wanted = [self.sock] * machine.wants_downstream + [self.upstream] * machine.wants_upstream
-            patience = min(max(0.0, machine.wake_at - time.monotonic()), threading.TIMEOUT_MAX)
-            for sock in select.select([s for s in wanted if s and s.fileno() >= 0], [], [], patience)[0]:
-                try:
-                    data = sock.recv(65_536)
-                except OSError:
-                    self.feed(*self.loss(sock))
-                else:
-                    down = (machine.receive_downstream, data)
-                    self.feed(*down if sock is self.sock else (machine.receive_upstream, self.attempt, data))
-            self.feed(machine.tick)
-        self.feed(machine.abandon)
-        self.sock.close()
+        with self.sock, self.feeder:
+            while not machine.done:
+                wanted = [self.sock] * machine.wants_downstream + [self.upstream] * machine.wants_upstream
+                patience = min(max(0.0, machine.wake_at - time.monotonic()), LOOK_SECS)
+                for sock in select.select([s for s in wanted if s and s.fileno() >= 0], [], [], patience)[0]:
+                    # What the caller has sent may have ended the provider's connection.
+                    if sock in (self.sock, self.upstream):
+                        self.read(sock)
+                self.feeder.feed(machine.tick)
 
-    def loss(self, sock: socket.socket | None) -> tuple[Any, ...]:
-        machine = self.machine
-        return (machine.downstream_lost,) if sock is self.sock else (machine.upstream_lost, self.attempt, True)
-
-    def feed(self, *given: Any) -> None:
-        self.inputs.append(given)
-        while self.inputs:
-            call, *values = self.inputs.popleft()
-            with self.lock:  # A Gateway is used by one thread at a time.
-                effects = self.machine.abandon(time.monotonic()) if self.is_stopped else call(*values, time.monotonic())
-            for effect in effects:
-                try:
-                    self.carry_out(effect)
-                except OSError:
-                    self.inputs.append(self.loss(self.upstream if type(effect) is core.SendUpstream else self.sock))
+    def read(self, sock: socket.socket) -> None:
+        attempt = None if sock is self.sock else self.attempt
+        # Without waiting: what TLS has to read may be half a record, or a session ticket, and no data.
+        sock.settimeout(0)
+        try:
+            data = sock.recv(READ_SIZE)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError:
+            data = None
+        self.feeder.received(attempt, data)
 
     def carry_out(self, effect: core.Effect) -> None:
-        machine, sink = self.machine, self.sink
+        """Raises OSError, of which the feeder tells the machine."""
         match effect:
-            case core.OpenFact(record):
-                self.inputs.append((machine.fact_opened if sink.open(record) else machine.fact_refused, record.id))
-            case core.EmitFact(fact):
-                sink.emit(fact)
-            case core.VoidFact(fact_id):
-                sink.void(fact_id)
-            case core.Connect():
-                self.inputs.append(self.connect(effect))
+            case core.Connect(origin, attempt):
+                sock = socket.create_connection((origin.host, origin.port), self.timeouts.connect)
+                if origin.scheme == "https":
+                    sock = TLS.wrap_socket(sock, server_hostname=origin.host)
+                self.upstream, self.attempt = sock, attempt
+                self.feeder.feed(self.machine.upstream_connected, attempt, False)
             case core.SendUpstream(_, data) if self.upstream:
+                self.upstream.settimeout(self.timeouts.upstream_write)
                 self.upstream.sendall(data)
             case core.SendDownstream(data):
+                self.sock.settimeout(self.timeouts.client_write)
                 self.sock.sendall(data)
             case core.CloseDownstream(core.Close.LINGER):
                 self.sock.shutdown(socket.SHUT_WR)
             case core.CloseDownstream():
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.sock.close()
             case core.ReleaseUpstream() if self.upstream:
                 self.upstream.close()
                 self.upstream = None
 
-    def connect(self, effect: core.Connect) -> tuple[Any, ...]:
-        self.attempt, origin = effect.attempt, effect.origin
-        try:
-            sock = socket.create_connection((origin.host, origin.port), self.timeouts.connect)
-            self.upstream = TLS.wrap_socket(sock, server_hostname=origin.host) if origin.scheme == "https" else sock
-            self.upstream.settimeout(self.timeouts.upstream_write)
-        except TimeoutError:
-            return (self.machine.tick,)  # The machine has a timer of its own for this.
-        except OSError:
-            return self.machine.upstream_failed, self.attempt, core.ConnectFailure.CONNECT
-        return self.machine.upstream_connected, self.attempt, False
 
-
-def serve(listener: socket.socket, gateway: core.Gateway, sink: Any, lock: threading.Lock) -> None:
+def serve(listener: socket.socket, gateway: core.Gateway, sink: core.FactSink, lock: threading.Lock) -> None:
     """Accepts callers until the listener is closed. ``listener.accept`` may raise OSError."""
     while True:
         with lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -117,20 +117,36 @@ def all_modules() -> list[Module]:
     return [module for package in PACKAGES for module in modules(package)]
 
 
-def import_graph(*, types_too: bool) -> dict[str, set[str]]:
-    """Module → the modules of ours that it imports; names of the package root resolve to submodules."""
-    known = {module.name for module in all_modules()}
+def import_graph(*, types_too: bool, beside: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    """Module → the modules of ours that it imports; names of the package root resolve to submodules.
+
+    ``beside`` names further folders of sources that are to be walked as well.
+    """
+    sources = [*all_modules(), *[module for folder in beside for module in modules(folder)]]
+    known = {module.name for module in sources}
     graph: dict[str, set[str]] = {}
-    for module in all_modules():
+    for module in sources:
         edges = graph.setdefault(module.name, set())
         for found in module.imports():
-            if found.module.partition(".")[0] not in PACKAGES or (found.for_types and not types_too):
+            if found.module.partition(".")[0] not in (*PACKAGES, *beside) or (found.for_types and not types_too):
                 continue
             for name in found.names or ("",):
                 submodule = f"{found.module}.{name}"
                 edges.add(submodule if submodule in known else found.module)
         edges.discard(module.name)
     return graph
+
+
+def reach(graph: Mapping[str, set[str]], roots: Iterable[str]) -> set[str]:
+    """The roots and whatever they import, directly or not."""
+    found: set[str] = set()
+    left = list(roots)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left += graph.get(node, ())
+    return found
 
 
 def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
@@ -159,3 +175,22 @@ def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
         if node not in order:
             visit(node)
     return sorted(found)
+
+
+def code_lines(text: str) -> int:
+    """Lines of a source that are neither blank nor part of a comment, a docstring or an import.
+
+    A string that stands by itself is a docstring, wherever it stands.
+    """
+    apart: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import | ast.ImportFrom) or _is_docstring(node):
+            assert isinstance(node, ast.stmt)
+            assert node.end_lineno is not None
+            apart.update(range(node.lineno, node.end_lineno + 1))
+    kept = [line.strip() for number, line in enumerate(text.splitlines(), 1) if number not in apart]
+    return sum(bool(line) and not line.startswith("#") for line in kept)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -67,6 +67,23 @@ def test_every_mode_of_load_runs(tmp_path: Path) -> None:
     check_figures(document["modes"])
 
 
+def test_both_servers_can_be_compared(tmp_path: Path) -> None:
+    tiny = "--frontend trio,asyncio --rounds 1 --seconds 0.1 --concurrency 2 --streams 3 --events 4"
+    document = run_bench(tmp_path, "--mode", "json,sse", *tiny.split())
+    assert document["bodies_equal"] == {"direct": True, "aigw-trio": True, "aigw": True}
+    assert document["baseline"] == "aigw-trio"
+    for mode, variant in (("json", "c=2"), ("sse", "streams=3")):
+        ratio = document["modes"][mode]["summary"][report.label("aigw", variant)]["ratios"]["cpu_us"]
+        assert 0 < ratio["median"] < math.inf
+
+
+def test_a_frontend_that_is_not_there_is_told() -> None:
+    command = [sys.executable, "-m", "bench.run", "--frontend", "trio,curio"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_SECS, check=False)
+    assert done.returncode == 2
+    assert "frontends are asyncio,trio" in done.stderr.replace(", ", ",")
+
+
 def test_memory_is_read_of_fresh_processes(tmp_path: Path) -> None:
     tiny = "--rounds 1 --connections 4 --stream-delay-ms 300 --settle 0.05"
     document = run_bench(tmp_path, "--mode", "mem", *tiny.split())

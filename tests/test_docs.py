@@ -6,10 +6,12 @@ import re
 import shlex
 import shutil
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 import pytest
 
+import aigw_core.testing
 from aigw_core.facts import OpenRecord, Outcome, UsageFact
 from aigw_core.usage.meter import UsageStatus
 from docs.generator import DOCS, PARTS, pages, parts_of, redrawn
@@ -144,6 +146,27 @@ def test_facts_page_describes_every_flag_and_token_class() -> None:
     assert set(_first_cells(text, "Flags")) == added | {"usage_truncated"}
     classes = [name.strip("`") for cell in _first_cells(text, "Token classes") for name in cell.split(", ")]
     assert [name for name in classes if f'"{name}"' not in sources["aigw_core.usage.tokens"]] == []
+
+
+# The reference
+
+
+def test_everything_that_is_promised_is_in_the_reference() -> None:
+    """By a directive of its own, or in that of its module, which shows what has a docstring."""
+    pages_of_it = sorted((DOCS / "reference").glob("api-*.md"))
+    directives = [name for path in pages_of_it for name in re.findall(r"^::: (\S+)$", path.read_text(), re.MULTILINE)]
+    assert len(directives) == len(set(directives))
+    missing = []
+    for package in (aigw_core, aigw_core.testing):
+        for name in package.__all__:
+            promised = getattr(package, name)
+            module = promised.__name__ if isinstance(promised, ModuleType) else getattr(promised, "__module__", None)
+            in_its_module = module in directives and bool(promised.__doc__)
+            by_itself = any(d.startswith(package.__name__) and d.endswith(f".{name}") for d in directives)
+            if not by_itself and not in_its_module:
+                missing.append(name)
+    assert sorted(missing) == ["Effect", "ExchangeEffect", "Script"], "these are aliases, shown with their modules"
+    assert {"aigw_core.effects", "aigw_core.testing.commands"} <= set(directives)
 
 
 # Links and the index

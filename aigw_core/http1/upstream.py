@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 from aigw_core.errors import RemoteProtocolError
 from aigw_core.headers import says_close
 from aigw_core.http1.bodies import BodyReader, UntilCloseReader, reader_for
 from aigw_core.http1.heads import find_head_end, parse_response_head
 from aigw_core.messages import ResponseHead
-
-_TIMEOUT = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?:$|[,;\s])", re.IGNORECASE)
-
-
-def _keep_alive(head: ResponseHead) -> float | None:
-    value = head.headers.first.get(b"keep-alive")
-    found = _TIMEOUT.search(value) if value else None
-    return max(0.0, float(found[1]) - 1.0) if found else None
 
 
 class ResponseReader:
@@ -38,7 +28,7 @@ class ResponseReader:
         self.reusable = False
         """Meaningful once the body is over: the connection can carry another request."""
         self.keep_alive: float | None = None
-        """Seconds for which the provider promises to keep it, less one for the way there."""
+        """That of the final head."""
 
     @property
     def until_close(self) -> bool:
@@ -66,7 +56,7 @@ class ResponseReader:
             self._body = reader_for(head.framing)
             self.reusable = not (head.http_1_0 or says_close(head.headers))
             if b"keep-alive" in head.headers.first:
-                self.keep_alive = _keep_alive(head)
+                self.keep_alive = head.keep_alive
         return head
 
     def first_body(self) -> tuple[bytes, bool]:

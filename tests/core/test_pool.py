@@ -32,6 +32,16 @@ def test_empty() -> None:
     assert (pool.idle_count, pool.next_expiry) == (0, None)
 
 
+def test_what_is_idle_can_be_looked_through() -> None:
+    pool = filled("x", "y", "z")
+    for handle in pool:
+        assert pool.remove(handle)
+    assert list(pool) == []
+    pool = filled("x", "y")
+    assert pool.checkout(A, 0.0) == "y"
+    assert list(pool) == ["x"]
+
+
 def test_the_last_one_in_is_the_first_one_out() -> None:
     pool = filled("x", "y", "z")
     assert pool.idle_count == 3

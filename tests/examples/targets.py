@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Literal
 
 import uvicorn
@@ -17,10 +18,8 @@ from aigw_core.testing import Feature
 from examples.asgi_app import GatewayApp
 from examples.threads_gateway import Caller
 
-THREADS_FEATURES: Final = frozenset(
-    {Feature.BYTES, Feature.TIMERS, Feature.STOP, Feature.FLOW, Feature.LEAVING, Feature.RESET}
-)
-ASGI_FEATURES: Final = frozenset({Feature.STOP, Feature.FLOW, Feature.LEAVING})
+THREADS_FEATURES: Final = frozenset(Feature) - {Feature.POOL, Feature.EDGES}
+ASGI_FEATURES: Final = frozenset({Feature.STOP, Feature.FLOW, Feature.LEAVING, Feature.POOL})
 
 
 class ThreadsTarget:
@@ -49,13 +48,17 @@ class ThreadsTarget:
                 thread.start()
 
     def answer_fact(self, fact_id: str, accepted: bool) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            machine = caller.machine
+            caller.feeder.later(machine.fact_opened if accepted else machine.fact_refused, fact_id)
 
     def drain(self) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            caller.feeder.later(caller.machine.drain)
 
     def cut(self, reason: DenyReason | None) -> None:
-        raise NotImplementedError
+        for caller, _ in self._callers:
+            caller.feeder.later(caller.machine.cut, reason)
 
     def stop(self) -> None:
         with contextlib.suppress(OSError):
@@ -63,7 +66,7 @@ class ThreadsTarget:
         self._listener.close()
         self._accepting.join(DEADLINE_SECS)
         for caller, thread in self._callers:
-            caller.is_stopped = True
+            caller.feeder.later(caller.machine.abandon)
             for sock in (caller.sock, caller.upstream):
                 # Wakes the thread, whatever it waits for.
                 with contextlib.suppress(OSError, AttributeError):
@@ -75,11 +78,19 @@ class ThreadsTarget:
 class Uvicorn:
     """An ASGI application on a port of its own, in a thread."""
 
-    def __init__(self, app: Any, *, lifespan: Literal["on", "off"]) -> None:
+    def __init__(
+        self,
+        app: Any,
+        *,
+        lifespan: Literal["on", "off"],
+        beside: Callable[[], Coroutine[None, None, None]] | None = None,
+    ) -> None:
+        """``beside`` runs as long as the server does."""
         config = uvicorn.Config(
             app, "127.0.0.1", 0, lifespan=lifespan, log_config=None, loop="asyncio", http="h11", ws="none"
         )
         self._server = uvicorn.Server(config)
+        self._beside = beside
         self._thread = threading.Thread(target=asyncio.run, args=(self._main(),))
         self._thread.start()
         end = time.monotonic() + DEADLINE_SECS
@@ -92,9 +103,10 @@ class Uvicorn:
     async def _main(self) -> None:
         self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         serving = self._loop.create_task(self._server.serve())
+        beside = [self._loop.create_task(self._beside())] if self._beside is not None else []
         await self._stopping.wait()
         state = self._server.server_state
-        running = list(state.tasks)
+        running = [*state.tasks, *beside]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -114,8 +126,8 @@ class AsgiTarget:
     """The ASGI application on uvicorn."""
 
     def start(self, rig: SocketRig) -> tuple[str, int]:
-        app = GatewayApp(rig.gateway(time.monotonic()), rig.ledger)  # type: ignore[arg-type]  # answers at once here
-        self._server = Uvicorn(app, lifespan="off")
+        app = GatewayApp(rig.gateway(time.monotonic()), rig.ledger)
+        self._server = Uvicorn(app, lifespan="off", beside=app.run)
         return self._server.address
 
     def answer_fact(self, fact_id: str, accepted: bool) -> None:
