@@ -66,8 +66,7 @@ def check(data: bytes) -> None:
     decoded_max = _SMALL_DECODED if case.options & 8 else DECODED_MAX
     whole = _decoded(coding, [case.data], decoded_max)
     sent = _decoded(coding, case.pieces, decoded_max)
-    # A broken body may be refused at once or never become complete: libraries judge by how much they see.
-    assert sent == whole or (None in (sent, whole) and not _complete(sent) and not _complete(whole)), (
+    assert sent == whole or (None in (sent, whole) and _may_differ(coding, case.data, sent or whole)), (
         "the split changes the outcome"
     )
     if decoded_max == DECODED_MAX:
@@ -75,6 +74,15 @@ def check(data: bytes) -> None:
     encoded = _ENCODE[coding](case.data)
     expected = None if len(case.data) > decoded_max else (case.data, True)
     assert _decoded(coding, [encoded[:9], encoded[9:]], decoded_max) == expected, "a round trip failed"
+
+
+def _may_differ(coding: bytes, data: bytes, read: tuple[bytes, bool] | None) -> bool:
+    """Whether one split may refuse what another one reads: libraries judge by how much they see.
+
+    A broken body may be refused at once or never become complete. libzstd takes a block that repeats a byte no times,
+    which no encoder writes, for an end or for damage.
+    """
+    return read is None or not read[1] or (coding == b"zstd" and _ENCODE[coding](read[0]) != data)
 
 
 def _complete(outcome: tuple[bytes, bool] | None) -> bool:

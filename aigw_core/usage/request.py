@@ -221,6 +221,19 @@ class RequestBody:
         assert scanner is not None
         assert size is not None
         size.feed(data)
+        if not self._splices or self.collecting:
+            self._scan_piece(scanner, data)
+            return
+        at = 0
+        while at < len(data):
+            # Where a hold ends is looked at neither earlier nor later, however the bytes came.
+            begun = scanner.open_member
+            room = HOLD_MAX if begun is None else begun[1] + HOLD_MAX + 1 - scanner.offset
+            end = at + max(1, min(room, HOLD_MAX))
+            self._scan_piece(scanner, data[at:end])
+            at = end
+
+    def _scan_piece(self, scanner: RootScanner, data: bytes) -> None:
         scanner.feed(data)
         if scanner.log:
             for occurrence in scanner.log:

@@ -911,3 +911,18 @@ def test_recorded_requests_are_spliced_and_otherwise_untouched() -> None:
         free = Sent(FREE, pieces)
         assert (free.out, free.body.requested_model) == (body, root.get("model"))
     assert injected > 100
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 70, 1_000])
+def test_of_two_faults_the_same_one_is_told_in_any_split(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """The option outgrows its hold before the text turns out to be no JSON."""
+    monkeypatch.setattr("aigw_core.usage.request.HOLD_MAX", 64)
+    text = b'{"stream_options":{"a":"' + b"x" * 80 + b'"' + b"}" * 3
+    rules = replace(INJECT, collect_max=0)
+    pieces = [text[at : at + size] for at in range(0, len(text), size)]
+    sent = Sent(rules, pieces)
+    assert sent.fault is not None
+    assert (sent.fault.message, sent.fault.param) == (
+        "The request member `stream_options` is too long.",
+        "stream_options",
+    )
