@@ -12,6 +12,7 @@ from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink
 from aigw_anyio.tls import listener_context, upstream_context
 from aigw_anyio.tlspipe import TlsPipe
+from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
@@ -29,6 +30,9 @@ SWEEP_SECS: Final = 1.0
 
 class Driver(Protocol):
     """The driver of one connection, as its data plane knows it. Each call is one input of its machine."""
+
+    @property
+    def machine(self) -> Connection: ...
 
     def drain(self) -> None: ...
     def cut(self, reason: DenyReason | None) -> None: ...
@@ -100,6 +104,10 @@ class PlaneBase(Generic[D, U]):
     @property
     def connections(self) -> int:
         return len(self._connections) + len(self._detached)
+
+    @property
+    def streams(self) -> int:
+        return sum(connection.machine.responding for connection in self._connections)
 
     def apply_deny(self, changes: list[DenyChange] | None) -> None:
         """Cuts what the deny-set now forbids; None after a whole new set."""

@@ -11,7 +11,7 @@ from aigw_anyio.plane import LOG_LINES_MAX
 from aigw_anyio.settings import load_settings
 from aigw_anyio.sinks import StdoutSink
 from aigw_asyncio.server import AsyncioDataPlane
-from aigw_core.gateway import ExchangeLog
+from aigw_core.stats import ExchangeLog
 from tests.core.driver import make_gateway
 
 
