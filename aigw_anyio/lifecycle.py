@@ -239,6 +239,7 @@ class _Process:
         # The reasons that end running exchanges may be others now.
         self._plane.apply_deny(None)
         logs.configure(settings.log_format, settings.log_level)
+        self._gateway.stats.logs_all = settings.access_log
         for warning in warnings:
             _log.warning("%s", warning)
         for name in _ADOPTED_AT_START:

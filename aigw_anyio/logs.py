@@ -135,6 +135,8 @@ def configure(log_format: LogFormat, log_level: LogLevel, fd: int = 2) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("aigw").setLevel(log_level.value.upper())
+    # Who has the access log switched on wants it at every level.
+    logging.getLogger("aigw.access").setLevel(logging.INFO)
 
 
 def say(line: str) -> None:

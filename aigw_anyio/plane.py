@@ -16,11 +16,13 @@ from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
+from aigw_core.stats import ExchangeLog
 
 if TYPE_CHECKING:
     from aigw_core.denyset import DenyReason
 
 _log = logging.getLogger("aigw.exchange")
+_access_log = logging.getLogger("aigw.access")
 
 LOG_LINES_MAX: Final = 100
 """Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
@@ -75,6 +77,7 @@ class PlaneBase(Generic[D, U]):
         self.gateway = gateway
         self.sink = sink
         self.failures = gateway.stats.failures
+        gateway.stats.logs_all = settings.access_log
         files = settings.tls_files
         self._listener_tls = listener_context(*files) if files is not None else None
         self._address = settings.listen_addr
@@ -193,35 +196,45 @@ class PlaneBase(Generic[D, U]):
                 handle.close()
 
     def log_failures(self) -> None:
-        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted."""
-        failures = self.failures
+        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted.
+
+        With ``access_log`` one line per exchange, whatever became of it.
+        """
+        failures, logs_all = self.failures, self.gateway.stats.logs_all
         second = int(self.now())
         if second != self._log_second:
             if self._unlogged:
                 _log.warning("failures not logged one by one", extra={"fields": {"count": self._unlogged}})
             self._log_second, self._logged, self._unlogged = second, 0, 0
         while failures:
-            if self._logged >= LOG_LINES_MAX:
+            if self._logged >= LOG_LINES_MAX and not logs_all:
                 self._unlogged += len(failures)
                 failures.clear()
                 return
             self._logged += 1
             ended = failures.popleft()
-            _log.warning(
-                "%s",
-                ended.reason,
-                extra={
-                    "fields": {
-                        "request_id": ended.id,
-                        "provider": ended.provider,
-                        "wire": ended.wire,
-                        "status": ended.status,
-                        "upstream_status": ended.upstream_status,
-                        "duration_ms": ended.duration_ms,
-                        "detail": ended.detail,
-                    }
-                },
-            )
+            if ended.is_complete:
+                _access_log.info("%s", ended.reason, extra={"fields": _fields(ended)})
+            else:
+                _log.warning("%s", ended.reason, extra={"fields": _fields(ended)})
+
+
+def _fields(ended: ExchangeLog) -> dict[str, object]:
+    """What a line of the log says of an exchange, in the order of the reference."""
+    return {
+        "request_id": ended.id,
+        "trace_id": ended.trace_id,
+        "provider": ended.provider,
+        "wire": ended.wire,
+        "caller": ended.caller,
+        "status": ended.status,
+        "upstream_status": ended.upstream_status,
+        "duration_ms": ended.duration_ms,
+        "ttft_ms": ended.ttft_ms,
+        "request_bytes": ended.request_bytes,
+        "response_bytes": ended.response_bytes,
+        "detail": ended.detail or None,
+    }
 
 
 def provider_tls(settings: Settings) -> ssl.SSLContext:
