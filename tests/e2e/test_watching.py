@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]  # no types in the wheel
 
 from aigw_anyio.metrics.families import FAMILIES
+from tests import promql
 from tests.e2e import answers, keys
 from tests.e2e.calls import BODY, CHAT, JSON_TYPE, STREAMED, ask, call
 from tests.e2e.client import Client, bearer, request
 from tests.e2e.conftest import BACKENDS
 from tests.e2e.fleet import environment
-from tests.e2e.gateway import Gateway, wait_until
+from tests.e2e.gateway import ROOT, Gateway, wait_until
 from tests.e2e.provider import Provider
 from tests.e2e.watched import Watched
 
@@ -96,6 +99,114 @@ def test_no_label_tells_of_a_caller(watched: Watched) -> None:
     }
     assert str(keys.TENANT) not in values
     assert not [value for value in values if "gpt" in value or value.startswith(("bai_", "/"))]
+
+
+# Dashboard and alerts read what is there
+
+DEPLOY = ROOT / "deploy"
+OF_PROMETHEUS = {"up": {"job", "instance"}}
+OF_THE_SCRAPE = {"job", "instance"}
+"""Labels that Prometheus adds to every series."""
+
+
+def alert_rules() -> list[dict[str, Any]]:
+    groups = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def dashboard() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((DEPLOY / "grafana" / "aigw.json").read_text())
+    return found
+
+
+def dashboard_expressions() -> list[str]:
+    return [target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())]
+
+
+def missing(watched: Watched, expression: str) -> list[str]:
+    """What an expression reads that this gateway does not expose: a metric, a label, or a value that is looked for."""
+    series: dict[str, list[dict[str, str]]] = {}
+    for metric in watched.families().values():
+        for sample in metric.samples:
+            series.setdefault(sample.name, []).append(sample.labels)
+    found = []
+    for selector in promql.selectors(expression):
+        if selector.name in OF_PROMETHEUS:
+            labels = OF_PROMETHEUS[selector.name]
+        elif selector.name in series:
+            labels = {*OF_THE_SCRAPE, *(name for one in series[selector.name] for name in one)}
+        else:
+            found.append(f"no metric {selector.name}")
+            continue
+        found += [f"{selector.name} has no label {label}" for label in selector.labels - labels]
+        for label, operator, value in selector.matched:
+            if label in OF_THE_SCRAPE or value == "x" or label not in labels:
+                continue
+            values = {one[label] for one in series[selector.name]}
+            # Each alternative by itself: a word that is never exposed is a mistake.
+            words = value.split("|") if operator in ("=~", "!~") else [value]
+            found += [f"{selector.name}: no {label} {word}" for word in words if word not in values | RARE]
+    return found
+
+
+RARE = {"unparsed", "none", "partial", "complete"}
+"""Values that the traffic of these tests need not bring about; they are words of the fact's reference."""
+
+
+def test_the_alerts_read_what_is_exposed(watched: Watched) -> None:
+    rules = alert_rules()
+    assert len(rules) >= 20
+    assert {rule["alert"]: lacks for rule in rules if (lacks := missing(watched, rule["expr"]))} == {}
+
+
+def test_the_dashboard_reads_what_is_exposed(watched: Watched) -> None:
+    expressions = dashboard_expressions()
+    assert len(expressions) >= 40
+    assert {one: lacks for one in expressions if (lacks := missing(watched, promql.of_grafana(one)))} == {}
+    for variable in dashboard()["templating"]["list"]:
+        if variable["type"] == "query":
+            found = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+            assert found is not None
+            assert missing(watched, f"sum by ({found[2]}) ({found[1]})") == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "lack"),
+    [
+        ("rate(aigw_request_total[5m])", "no metric aigw_request_total"),
+        ("sum by (tenant) (aigw_requests_total)", "aigw_requests_total has no label tenant"),
+        ("aigw_exchanges / on (provider) aigw_streams", "aigw_streams has no label provider"),
+        ('aigw_rejections_total{reason="denid"}', "aigw_rejections_total: no reason denid"),
+        ('aigw_rejections_total{reason=~"denied|denid"}', "aigw_rejections_total: no reason denid"),
+        ("aigw_request_duration_seconds", "no metric aigw_request_duration_seconds"),
+    ],
+)
+def test_a_wrong_expression_is_noticed(watched: Watched, expression: str, lack: str) -> None:
+    assert lack in missing(watched, expression)
+
+
+def test_alerts_say_what_to_do() -> None:
+    rules = alert_rules()
+    assert len({rule["alert"] for rule in rules}) == len(rules)
+    for rule in rules:
+        assert rule["alert"].startswith("Aigw")
+        assert rule["labels"]["severity"] in ("page", "ticket")
+        assert sorted(rule["annotations"]) == ["action", "summary"]
+        used = set(re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"])))
+        kept = {label for selector in promql.selectors(rule["expr"]) for label in selector.labels}
+        assert used <= {*kept, "instance", "limit"}, "a label that the result does not have"
+
+
+def test_the_dashboard_is_in_order() -> None:
+    panels = dashboard()["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
 
 
 # Trace context
@@ -237,8 +348,6 @@ def test_on_a_terminal_the_log_is_for_people(provider: Provider) -> None:
     import os
     import subprocess
     import sys
-
-    from tests.e2e.gateway import ROOT
 
     parent, child = os.openpty()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "AI_LISTEN_ADDR": "127.0.0.1:0"}
