@@ -139,6 +139,13 @@ def configure(log_format: LogFormat, log_level: LogLevel, fd: int = 2) -> None:
     logging.getLogger("aigw.access").setLevel(logging.INFO)
 
 
+def silence() -> None:
+    """For commands whose output says it all: nothing is logged."""
+    root = logging.getLogger()
+    root.handlers[:] = [logging.NullHandler()]
+    root.setLevel(logging.CRITICAL)
+
+
 def say(line: str) -> None:
     """One line of plain text on standard error, in whatever format the log is."""
     # Python has no stderr object where the descriptor was closed at start.
