@@ -128,7 +128,8 @@ async def _may_watch(link: NatsLink, bucket: str, stream: str) -> Finding:
         await _ask(link, subject, {"stream_name": stream, "config": config})
         await _ask(link, f"CONSUMER.DELETE.{stream}.{name}")
     except (ApiError, _Denied) as error:
-        return _not_allowed(bucket, "no consumer can be made, so the feed cannot follow", error, f"$JS.API.{subject}")
+        needed = f"$JS.API.CONSUMER.CREATE.{stream}.> and $JS.API.CONSUMER.DELETE.{stream}.>"
+        return _not_allowed(bucket, "no consumer can be made, so the feed cannot follow", error, needed)
     return ok("nats", bucket, "the feed may follow it")
 
 
