@@ -1,6 +1,11 @@
-"""The metrics of the admin listener, from their table."""
+"""The metrics of the admin listener, from their table, and the alerts from their rules."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml  # type: ignore[import-untyped]  # no types in the wheel
 
 from aigw_anyio.metrics.families import FAMILIES
 from docs.generator.markdown import code, table
@@ -13,3 +18,21 @@ def metrics() -> str:
         for family in FAMILIES.values()
     ]
     return table(("name", "kind", "labels", "meaning"), rows)
+
+
+def alerts() -> str:
+    """Name, severity, waiting time, what has happened and what to do."""
+    path = Path(__file__).resolve().parent.parent.parent / "deploy" / "prometheus" / "alerts.yml"
+    rows = []
+    for group in yaml.safe_load(path.read_text())["groups"]:
+        for rule in group["rules"]:
+            told = rule["annotations"]
+            names = (code(rule["alert"]), rule["labels"]["severity"], rule.get("for", "at once"))
+            rows.append((*names, _without_templates(told["summary"]), told["action"]))
+    return table(("alert", "severity", "after", "it says", "do"), rows)
+
+
+def _without_templates(text: str) -> str:
+    """``{{ $labels.provider }}`` reads PROVIDER, ``{{ $value | humanize }}`` N."""
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: found[1].upper(), text)
+    return re.sub(r"\{\{ \$value[^}]*\}\}", "N", text)
