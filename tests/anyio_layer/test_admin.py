@@ -81,5 +81,9 @@ async def test_over_a_socket(state: AdminState) -> None:
             assert (status, body) == (200, b"")
             assert int(headers["content-length"]) > 1000
             assert headers["content-type"].startswith("text/plain; version=0.0.4")
+            asked = request_bytes("GET", "/metrics", {"Accept": "application/openmetrics-text;version=1.0.0"})
+            status, headers, body = await exchange(port, asked)
+            assert (status, body[-6:]) == (200, b"# EOF\n")
+            assert headers["content-type"].startswith("application/openmetrics-text")
             assert (await exchange(port, request_bytes("DELETE", "/livez")))[0] == 405
             tasks.cancel_scope.cancel()

@@ -5,12 +5,13 @@ import re
 
 import anyio
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from aigw_anyio.deny.control import DenyStats
-from aigw_anyio.metrics import Metrics, Sources
+from aigw_anyio.metrics import GatewayCollector, Metrics, Sources
 from aigw_anyio.metrics.families import FAMILIES, REQUESTS, Kind
 from aigw_anyio.sinks import StdoutSink
 from aigw_core.errors import Reason, Rejection
@@ -202,10 +203,6 @@ def test_other_labels_than_the_familys_are_refused() -> None:
 
 
 def test_a_registry_of_an_embedder_takes_the_collector(sources: Sources) -> None:
-    from prometheus_client import CollectorRegistry
-
-    from aigw_anyio.metrics import GatewayCollector
-
     registry = CollectorRegistry()
     registry.register(GatewayCollector(sources))
     assert registry.get_sample_value("aigw_exchanges") == 0

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -344,11 +347,6 @@ def test_an_access_log_tells_of_every_exchange(backend: str, provider: Provider,
 
 
 def test_on_a_terminal_the_log_is_for_people(provider: Provider) -> None:
-    pytest.importorskip("pty")
-    import os
-    import subprocess
-    import sys
-
     parent, child = os.openpty()
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "AI_LISTEN_ADDR": "127.0.0.1:0"}
     environ["AI_METRICS_LISTEN"] = environ["AI_LISTEN_ADDR"]
