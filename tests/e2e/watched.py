@@ -55,7 +55,11 @@ class Watched:
             AI_CONNECT_TIMEOUT_SECS="0.3",
             **{f"AI_POOL_KEY_{name.upper()}": keys.pool_key(name) for name in authorities},
         )
-        self.gateway = Gateway(backend, environ, module="tests.e2e.watched_server")
+        try:
+            self.gateway = Gateway(backend, environ, module="tests.e2e.watched_server")
+        except BaseException:
+            self.nats.stop()
+            raise
         wait_until(lambda: '"deny": "live"' in self.gateway.admin("/readyz")[1], "the feed is live")
 
     def close(self) -> None:
