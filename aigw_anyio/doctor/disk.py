@@ -52,15 +52,16 @@ def check_disk(settings: Settings) -> list[Finding]:
 
 def _spool(root: Path, settings: Settings) -> list[Finding]:
     place = root
-    while not place.exists() and place != place.parent:
+    # Those of os.path also answer where a directory above may not be entered.
+    while not os.path.exists(place) and place != place.parent:
         place = place.parent
-    if not place.is_dir():
+    if not os.path.isdir(place):
         fix = "name a directory, or a path at which one can be made"
         return [wrong("disk", "spool_dir", "is no directory", why=f"{place} is a file", fix=fix)]
     problem = _cannot_write(place, SEGMENT_SIZE, "spool_dir")
     if problem is not None:
         return [problem]
-    made = "" if root.exists() else "does not exist yet; it is made at the start"
+    made = "" if place == root else "does not exist yet; it is made at the start"
     return [_room(place, "spool_dir", made), *_spools(root, settings)]
 
 
@@ -101,7 +102,7 @@ def _room(directory: Path, subject: str, made: str) -> Finding:
 def _spools(root: Path, settings: Settings) -> list[Finding]:
     found: list[Finding] = []
     try:
-        found.extend(_one_spool(directory, settings) for directory in (spools(root) if root.is_dir() else ()))
+        found.extend(_one_spool(directory, settings) for directory in (spools(root) if os.path.isdir(root) else ()))
     except (OSError, SpoolFormatError) as error:
         why = str(getattr(error, "strerror", None) or error)
         found.append(

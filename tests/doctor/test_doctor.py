@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import tempfile
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -171,21 +172,24 @@ def test_a_file_in_the_place_of_the_directory(doctor: Doctor, served: dict[str, 
     assert (code, of(findings, "disk")["what"]) == (1, "is no directory")
 
 
-def test_a_directory_where_nobody_may_write(served: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "below"), [(0o555, ""), (0o700, "inner/spool")])
+def test_a_directory_where_nobody_may_write(served: dict[str, str], mode: int, below: str) -> None:
     """As another user where we are root, who may write everywhere."""
-    closed = tmp_path / "closed"
-    closed.mkdir(mode=0o555)
-    # The path to it must be open to that user.
-    for place in (tmp_path, *tmp_path.parents):
-        if place.stat().st_uid == os.geteuid() and not place.stat().st_mode & 0o001:
-            place.chmod(place.stat().st_mode | 0o011)
-    environ = {**os.environ, **spool(served, closed), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    # Everything is loaded first: that user need not be able to read the interpreter.
-    script = "import os, sys, encodings.idna, anyio._backends._asyncio, aigw_anyio.doctor.run\n"
-    script += "from aigw_anyio.cli import main\n"
-    script += "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\nsys.exit(main(['doctor', '--json']))"
-    environ |= {"AI_LISTEN_ADDR": "127.0.0.1:0", "AI_METRICS_LISTEN": "127.0.0.1:0"}
-    run = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
+    # Not in tmp_path, whose parents are for nobody else.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        closed = Path(folder) / "closed"
+        closed.mkdir()
+        (closed / "inner").mkdir()
+        closed.chmod(mode if os.geteuid() == 0 else mode & 0o555)
+        environ = {**os.environ, **spool(served, closed / below), "PYTHONPATH": str(ROOT)}
+        # Everything is loaded first: that user need not be able to read the interpreter.
+        script = "import os, sys, encodings.idna, anyio._backends._asyncio, aigw_anyio.doctor.run\n"
+        script += "from aigw_anyio.cli import main\n"
+        script += "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\nsys.exit(main(['doctor', '--json']))"
+        environ |= {"AI_LISTEN_ADDR": "127.0.0.1:0", "AI_METRICS_LISTEN": "127.0.0.1:0"}
+        run = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=False)
+        closed.chmod(0o700)
     assert (run.returncode, run.stderr) == (1, "")
     found = of(json.loads(run.stdout)["findings"], "disk")
     assert (found["what"], found["why"]) == ("cannot be written", "Permission denied")
