@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
 from anyio.abc import SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
-from aigw_anyio import httpd, metrics
-from aigw_anyio.deny.control import DenyStats
-from aigw_anyio.sinks import FactSink
-from aigw_core.gateway import Gateway
+from aigw_anyio import httpd
+from aigw_anyio.metrics import Metrics, Sources
 
 LIMITS: Final = httpd.Limits(connections=64, body=4096)
 """Probes and scrapers are few, and send no bodies."""
 STARTING_SECS: Final = 5.0
 """How long an unseeded deny-set keeps readiness back; the default is to allow."""
 
+_METHODS: Final = ("GET", "HEAD")
 _JSON: Final = (("content-type", "application/json"),)
 _TEXT: Final = (("content-type", "text/plain; charset=utf-8"),)
-_METRICS: Final = (("content-type", "text/plain; version=0.0.4; charset=utf-8"),)
 
 
 @dataclass(slots=True)
-class AdminState:
-    """What the admin listener tells about, beside the gateway's own state."""
+class AdminState(Sources):
+    """What the admin listener tells about."""
 
-    gateway: Gateway
-    sink: FactSink
-    backend: str
-    started_at: float
+    started_at: float = 0.0
     """Monotonic seconds, the clock of the event loop."""
     is_listening: bool = False
     """Whether the data listener is bound."""
-    connections: Callable[[], int] = lambda: 0
-    deny: Callable[[], DenyStats] | None = None
-    """Of the deny source, if there is one."""
+    metrics: Metrics = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics(self)
 
     def readiness(self, now: float) -> tuple[int, str]:
         """HTTP status, and ``ok``, ``degraded``, ``starting`` or ``draining``."""
@@ -64,6 +59,10 @@ async def serve_admin(
     """Serves until cancelled."""
 
     async def answer(request: httpd.Request, responder: httpd.Responder) -> None:
+        if request.path == "/metrics" and request.method in _METHODS:
+            content_type, text = await state.metrics.expose(request.headers.get("accept", ""))
+            await responder.reply(200, (("content-type", content_type),), text)
+            return
         status, headers, body = respond(state, request.method, request.path, anyio.current_time())
         await responder.reply(status, headers, body)
 
@@ -71,17 +70,13 @@ async def serve_admin(
 
 
 def respond(state: AdminState, method: str, path: str, now: float) -> tuple[int, httpd.Headers, bytes]:
-    """Status, headers and body of one admin request."""
+    """Status, headers and body of a request for anything but the metrics."""
     if path not in ("/livez", "/readyz", "/metrics"):
         return 404, _TEXT, b"/livez, /readyz and /metrics are here\n"
-    if method not in ("GET", "HEAD"):
+    if method not in _METHODS:
         return 405, (*_TEXT, ("allow", "GET, HEAD")), b"GET or HEAD\n"
     if path == "/livez":
         return 200, _JSON, b'{"status": "ok"}\n'
-    if path == "/metrics":
-        deny = state.deny() if state.deny is not None else None
-        text = metrics.exposition(state.gateway, state.sink.stats, state.backend, state.connections(), deny, now)
-        return 200, _METRICS, text.encode()
     status, word = state.readiness(now)
     gateway = state.gateway
     row = {"status": word, "deny": gateway.deny_state, "deny_revision": gateway.deny.revision}

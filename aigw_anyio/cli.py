@@ -16,7 +16,7 @@ from typing import NoReturn
 
 import anyio
 
-from aigw_anyio import cli_deny, cli_facts, cli_keys, logs
+from aigw_anyio import cli_deny, cli_doctor, cli_facts, cli_keys, logs
 from aigw_anyio.dataplane import DataPlaneFactory
 from aigw_anyio.lifecycle import EXIT_CONFIGURATION, EXIT_FAILED, Options, run_gateway
 from aigw_anyio.limits import raise_open_files_limit
@@ -63,7 +63,12 @@ def main(argv: list[str] | None = None) -> int:
     cli_keys.add_parsers(commands.add_parser("key", help="make and read virtual keys"))
     cli_facts.add_parsers(commands.add_parser("facts", help="read and check a spool of usage facts"))
     cli_deny.add_parsers(commands.add_parser("deny", help="cut tenants and keys off, and restore them"))
+    cli_doctor.add_arguments(
+        commands.add_parser("doctor", help="check configuration, providers, NATS, disk, clock and limits")
+    )
     arguments = parser.parse_args(argv)
+    if arguments.command == "doctor":
+        return cli_doctor.run(arguments)
     if arguments.command == "facts":
         return cli_facts.run(arguments)
     if arguments.command == "key":

@@ -48,6 +48,11 @@ class DataPlane(Protocol):
         """Open downstream connections; 0 when drained."""
         ...
 
+    @property
+    def streams(self) -> int:
+        """Exchanges whose answer is on its way to the caller."""
+        ...
+
     async def aclose(self) -> None:
         """Closes whatever is still open."""
         ...

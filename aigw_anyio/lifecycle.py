@@ -24,6 +24,7 @@ from aigw_anyio.deny.keeper import DenyKeeper
 from aigw_anyio.deny.sources import MakeHost, make_deny_source
 from aigw_anyio.memory import settle_heap
 from aigw_anyio.settings import ListenAddr, Settings, SettingsError
+from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink, SinkError
 from aigw_anyio.sinks.choice import make_sink
 from aigw_core.gateway import Gateway
@@ -153,7 +154,13 @@ class _Process:
             raise StartError(str(error)) from None
 
     async def _start(self, tasks: TaskGroup) -> None:
-        state = AdminState(self._gateway, self._sink, self._options.backend, anyio.current_time())
+        state = AdminState(
+            self._gateway,
+            self._sink,
+            self._options.backend,
+            started_at=anyio.current_time(),
+            connections_max=max_connections(self._settings),
+        )
         if self._deny is not None:
             state.deny = self._deny.control.read_stats
             self._deny.cut_with(lambda changes: self._plane.apply_deny(changes))
@@ -163,6 +170,7 @@ class _Process:
         await tasks.start(serve_admin, admin, state)
         data_address = await self._bind_data(tasks)
         state.connections = lambda: self._plane.connections
+        state.streams = lambda: self._plane.streams
         state.is_listening = True
         tasks.start_soon(self._tell_time)
         if self._options.owns_process:
@@ -231,6 +239,7 @@ class _Process:
         # The reasons that end running exchanges may be others now.
         self._plane.apply_deny(None)
         logs.configure(settings.log_format, settings.log_level)
+        self._gateway.stats.logs_all = settings.access_log
         for warning in warnings:
             _log.warning("%s", warning)
         for name in _ADOPTED_AT_START:

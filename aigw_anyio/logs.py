@@ -135,6 +135,15 @@ def configure(log_format: LogFormat, log_level: LogLevel, fd: int = 2) -> None:
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("aigw").setLevel(log_level.value.upper())
+    # Who has the access log switched on wants it at every level.
+    logging.getLogger("aigw.access").setLevel(logging.INFO)
+
+
+def silence() -> None:
+    """For commands whose output says it all: nothing is logged."""
+    root = logging.getLogger()
+    root.handlers[:] = [logging.NullHandler()]
+    root.setLevel(logging.CRITICAL)
 
 
 def say(line: str) -> None:

@@ -12,14 +12,17 @@ from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink
 from aigw_anyio.tls import listener_context, upstream_context
 from aigw_anyio.tlspipe import TlsPipe
+from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
+from aigw_core.stats import ExchangeLog
 
 if TYPE_CHECKING:
     from aigw_core.denyset import DenyReason
 
 _log = logging.getLogger("aigw.exchange")
+_access_log = logging.getLogger("aigw.access")
 
 LOG_LINES_MAX: Final = 100
 """Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
@@ -29,6 +32,9 @@ SWEEP_SECS: Final = 1.0
 
 class Driver(Protocol):
     """The driver of one connection, as its data plane knows it. Each call is one input of its machine."""
+
+    @property
+    def machine(self) -> Connection: ...
 
     def drain(self) -> None: ...
     def cut(self, reason: DenyReason | None) -> None: ...
@@ -71,6 +77,7 @@ class PlaneBase(Generic[D, U]):
         self.gateway = gateway
         self.sink = sink
         self.failures = gateway.stats.failures
+        gateway.stats.logs_all = settings.access_log
         files = settings.tls_files
         self._listener_tls = listener_context(*files) if files is not None else None
         self._address = settings.listen_addr
@@ -100,6 +107,10 @@ class PlaneBase(Generic[D, U]):
     @property
     def connections(self) -> int:
         return len(self._connections) + len(self._detached)
+
+    @property
+    def streams(self) -> int:
+        return sum(connection.machine.responding for connection in self._connections)
 
     def apply_deny(self, changes: list[DenyChange] | None) -> None:
         """Cuts what the deny-set now forbids; None after a whole new set."""
@@ -185,35 +196,45 @@ class PlaneBase(Generic[D, U]):
                 handle.close()
 
     def log_failures(self) -> None:
-        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted."""
-        failures = self.failures
+        """One line per exchange that did not simply complete, within LOG_LINES_MAX; the others are counted.
+
+        With ``access_log`` one line per exchange, whatever became of it.
+        """
+        failures, logs_all = self.failures, self.gateway.stats.logs_all
         second = int(self.now())
         if second != self._log_second:
             if self._unlogged:
                 _log.warning("failures not logged one by one", extra={"fields": {"count": self._unlogged}})
             self._log_second, self._logged, self._unlogged = second, 0, 0
         while failures:
-            if self._logged >= LOG_LINES_MAX:
+            if self._logged >= LOG_LINES_MAX and not logs_all:
                 self._unlogged += len(failures)
                 failures.clear()
                 return
             self._logged += 1
             ended = failures.popleft()
-            _log.warning(
-                "%s",
-                ended.reason,
-                extra={
-                    "fields": {
-                        "request_id": ended.id,
-                        "provider": ended.provider,
-                        "wire": ended.wire,
-                        "status": ended.status,
-                        "upstream_status": ended.upstream_status,
-                        "duration_ms": ended.duration_ms,
-                        "detail": ended.detail,
-                    }
-                },
-            )
+            if ended.is_complete:
+                _access_log.info("%s", ended.reason, extra={"fields": _fields(ended)})
+            else:
+                _log.warning("%s", ended.reason, extra={"fields": _fields(ended)})
+
+
+def _fields(ended: ExchangeLog) -> dict[str, object]:
+    """What a line of the log says of an exchange, in the order of the reference."""
+    return {
+        "request_id": ended.id,
+        "trace_id": ended.trace_id,
+        "provider": ended.provider,
+        "wire": ended.wire,
+        "caller": ended.caller,
+        "status": ended.status,
+        "upstream_status": ended.upstream_status,
+        "duration_ms": ended.duration_ms,
+        "ttft_ms": ended.ttft_ms,
+        "request_bytes": ended.request_bytes,
+        "response_bytes": ended.response_bytes,
+        "detail": ended.detail or None,
+    }
 
 
 def provider_tls(settings: Settings) -> ssl.SSLContext:

@@ -9,7 +9,7 @@ from typing import Protocol
 from anyio.abc import TaskGroup
 
 from aigw_anyio.channel import Channel
-from aigw_anyio.connecting import ConnectFailed, Resolver, established
+from aigw_anyio.connecting import ConnectFailed, FailureLog, Resolver, established
 from aigw_anyio.plane import IdleLost
 from aigw_anyio.socketstream import connect_socket
 from aigw_anyio.tlspipe import TlsPipe
@@ -110,6 +110,7 @@ class StreamConnector:
         self._tls = tls
         self._tasks = tasks
         self._resolver = Resolver(tasks)
+        self._failures = FailureLog()
 
     def replace_tls(self, tls: ssl.SSLContext) -> None:
         """For connections opened from now on."""
@@ -117,6 +118,13 @@ class StreamConnector:
 
     async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
         """A fresh connection; try ``n`` takes the n-th address, round and round. Raises ConnectFailed."""
+        try:
+            return await self._connect(origin, tries)
+        except ConnectFailed as error:
+            self._failures.tell(origin, error)
+            raise
+
+    async def _connect(self, origin: Origin, tries: int) -> StreamUpstream:
         addresses = await self._resolver.resolve(origin.host, origin.port)
         try:
             stream = await connect_socket(addresses[tries % len(addresses)], origin.port)

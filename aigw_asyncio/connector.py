@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from aigw_anyio.connecting import ConnectFailed, Resolver, established
+from aigw_anyio.connecting import ConnectFailed, FailureLog, Resolver, established
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import ReadBuffer
 from aigw_asyncio.sockets import tune
@@ -24,6 +24,7 @@ class Connector:
         self._buffer = buffer
         self._tls = tls
         self._resolver = resolver
+        self._failures = FailureLog()
 
     def replace_tls(self, tls: ssl.SSLContext) -> None:
         """For connections opened from now on."""
@@ -31,6 +32,13 @@ class Connector:
 
     async def connect(self, origin: Origin, tries: int) -> Upstream:
         """A fresh connection; try ``n`` takes the n-th address, round and round. Raises ConnectFailed."""
+        try:
+            return await self._connect(origin, tries)
+        except ConnectFailed as error:
+            self._failures.tell(origin, error)
+            raise
+
+    async def _connect(self, origin: Origin, tries: int) -> Upstream:
         addresses = await self._resolver.resolve(origin.host, origin.port)
         pipe = TlsPipe(self._tls, server_hostname=origin.host) if origin.scheme == "https" else None
         try:

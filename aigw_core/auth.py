@@ -219,14 +219,14 @@ def _limit_and_verify(
             except VirtualKeyError:
                 return Rejection(Reason.BAD_KEY)
     if not limiter.allow(mark, policy.rate_limit_rps, window):
-        return Rejection(Reason.RATE_LIMITED)
+        return Rejection(Reason.RATE_LIMITED, detail="key")
     if not credential.managed:
         if not limiter.allow_aggregate(Aggregate.BYO, policy.byo_rate_limit_rps, window):
-            return Rejection(Reason.RATE_LIMITED)
+            return Rejection(Reason.RATE_LIMITED, detail="byo")
     elif parsed is not None and not limiter.allow_aggregate(
         Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window
     ):
-        return Rejection(Reason.RATE_LIMITED)
+        return Rejection(Reason.RATE_LIMITED, detail="unverified")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
         return Rejection(Reason.TOO_LARGE, f"The request body exceeds {policy.max_request_bytes} bytes.")
     if parsed is None:

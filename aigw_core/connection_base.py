@@ -117,6 +117,11 @@ class ConnectionBase:
         return self._state in _CARRYING
 
     @property
+    def responding(self) -> bool:
+        """A provider's answer is on its way to the caller."""
+        return self._exchange is not None and self._exchange.state is states.RESPONDING
+
+    @property
     def deadline(self) -> tuple[float, Timer] | None:
         return self._timers.deadline
 

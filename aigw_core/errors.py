@@ -119,6 +119,14 @@ class Rejection:
     status_override: int | None = None
     allow: str | None = None
     """The ``Allow`` header of a 405 (RFC 9110 §15.5.6)."""
+    detail: str = ""
+    """For the log alone, beside the reason: words of ours, never what a caller or provider sent."""
+
+    @property
+    def why(self) -> str:
+        """The reason and its detail, for the log."""
+        reason = self.reason.name.lower()
+        return f"{reason}: {self.detail}" if self.detail else reason
 
     @property
     def status(self) -> int:
@@ -165,7 +173,7 @@ _BY_STATUS = {
 
 def rejection_of(error: RemoteProtocolError) -> Rejection:
     """The refusal for a downstream peer that broke the protocol."""
-    return Rejection(_BY_STATUS.get(error.status, Reason.MALFORMED), message=str(error))
+    return Rejection(_BY_STATUS.get(error.status, Reason.MALFORMED), message=str(error), detail=str(error))
 
 
 REASON_PHRASES: dict[int, bytes] = {

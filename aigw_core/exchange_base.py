@@ -15,13 +15,15 @@ from aigw_core.effects import (
 )
 from aigw_core.errors import Dialect, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
-from aigw_core.gateway import Cuttable, ExchangeLog
+from aigw_core.gateway import Cuttable
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
-from aigw_core.settlement import settle
+from aigw_core.settlement import final_outcome, settle
 from aigw_core.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
+from aigw_core.stats import BYO, MANAGED, ExchangeLog
 from aigw_core.timers import CONNECT, NEVER, Timer, Timers
+from aigw_core.trace import trace_id_of
 
 if TYPE_CHECKING:
     from aigw_core.gateway import Gateway
@@ -121,7 +123,7 @@ class ExchangeBase:
         if self._tries >= CONNECT_RETRIES_MAX:
             return False
         self._tries += 1
-        self.gateway.stats.retries += 1
+        self.gateway.stats.retries[self._provider] += 1
         self._connect(now, fresh=True)
         return True
 
@@ -137,10 +139,8 @@ class ExchangeBase:
     # Ends
 
     def _refused(self, rejection: Rejection, now: float) -> None:
-        reason = rejection.reason.name.lower()
-        self.gateway.stats.count_rejection(reason)
         self._answer(rejection)
-        self._log(reason, now)
+        self._log(rejection.reason.name.lower(), now, rejection.detail)
 
     def _void(self, rejection: Rejection | None, now: float) -> None:
         """Ends while ``opening``: no fact, and the sink is told so."""
@@ -170,7 +170,7 @@ class ExchangeBase:
             self.port.cut_response()
         else:
             self._answer(rejection)
-        self._conclude(outcome, now, rejection.reason.name.lower())
+        self._conclude(outcome, now, rejection.why)
 
     def _conclude(self, outcome: Outcome, now: float, why: str = "") -> None:
         """The only way out for an admitted exchange: the fact first, then the connection is given back."""
@@ -184,7 +184,15 @@ class ExchangeBase:
             self._release(reusable=False)
         self._move(states.CONCLUDE)
         if self._record is None:
-            self.gateway.stats.count_byo(authorized.route.provider, response.status)
+            outcome = final_outcome(outcome, None, response.upstream_status)
+            self.gateway.stats.count_byo(
+                authorized.route.provider,
+                authorized.route.wire,
+                response.status,
+                outcome,
+                int((now - self._started_at) * 1000),
+                self._ttft_ms,
+            )
         else:
             fact = settle(
                 self._record,
@@ -199,7 +207,7 @@ class ExchangeBase:
             outcome = fact.outcome
             self.port.end_fact(EmitFact(fact))
             self.gateway.stats.count_fact(fact)
-        if outcome is not COMPLETE:
+        if outcome is not COMPLETE or self.gateway.stats.logs_all:
             self._log(outcome, now, why)
         if authorized.caller is not None and self._owner is not None:
             self.gateway.unregister(self._owner, authorized.caller)
@@ -217,6 +225,7 @@ class ExchangeBase:
         method = b"" if request is None else request.head.method
         if request is not None:
             request.stopped = True
+        self.gateway.stats.count_rejection(rejection)
         self.outbound.status = rejection.status
         self.outbound.begun = True
         head, body = own_answer(rejection, self._dialect, self.id, method)
@@ -225,17 +234,33 @@ class ExchangeBase:
             self.port.response_body(body)
         self.port.response_end()
 
+    @property
+    def _provider(self) -> str:
+        assert self._authorized is not None
+        return self._authorized.route.provider
+
+    @property
+    def _ttft_ms(self) -> int | None:
+        at = self.outbound.ttft_at
+        return None if at is None else int((at - self._started_at) * 1000)
+
     def _log(self, reason: str, now: float, detail: str = "") -> None:
-        route = self._authorized.route if self._authorized is not None else None
+        authorized, request, response = self._authorized, self.inbound, self.outbound
+        route = authorized.route if authorized is not None else None
         self.gateway.stats.failures.append(
             ExchangeLog(
                 id=self.id,
                 provider=route.provider if route is not None else None,
                 wire=route.wire if route is not None else None,
                 reason=reason,
-                status=self.outbound.status,
-                upstream_status=self.outbound.upstream_status,
+                status=response.status,
+                upstream_status=response.upstream_status,
                 duration_ms=int((now - self._started_at) * 1000),
                 detail=detail,
+                caller=None if authorized is None else MANAGED if authorized.managed else BYO,
+                ttft_ms=self._ttft_ms,
+                request_bytes=request.sent if request is not None else 0,
+                response_bytes=response.relayed - response.drained,
+                trace_id=trace_id_of(request.head.headers) if request is not None else None,
             )
         )

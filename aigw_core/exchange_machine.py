@@ -205,6 +205,8 @@ class ExchangeMachine(ExchangeBase):
             return
         self._leg = leg.READY
         self._reused = reused
+        if not reused:
+            self.gateway.stats.connects[self._provider] += 1
         self.timers.at[timers.CONNECT] = NEVER
         if self.state is states.ADMITTED and self.inbound is not None:
             self._try_start(self.inbound, now)
@@ -214,9 +216,9 @@ class ExchangeMachine(ExchangeBase):
         if attempt != self.attempt or self._leg is not leg.CONNECTING:
             return
         self._leg = leg.RELEASED
-        self.gateway.stats.connect_failures += 1
+        self.gateway.stats.connect_failures[self._provider, failure.name.lower()] += 1
         if not (failure.retryable and self._try_again(now)):
-            rejection = Rejection(Reason.UPSTREAM_FAILED, failure.value)
+            rejection = Rejection(Reason.UPSTREAM_FAILED, failure.value, detail=failure.name.lower())
             self._end_now_or_later(Outcome.UPSTREAM_ERROR, rejection, now)
 
     def _try_start(self, request: RequestSide, now: float) -> None:
@@ -426,13 +428,14 @@ class ExchangeMachine(ExchangeBase):
             # An answer of ours would not be read either.
             self._conclude(Outcome.TIMEOUT, now, timer.name.lower())
         elif timer is timers.CONNECT:
+            self.gateway.stats.connect_failures[self._provider, "timeout"] += 1
             self._release(reusable=False)
-            self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
+            self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT, detail=timer.name.lower()), now)
         elif timer is timers.CLIENT_BODY:
             self.must_close = True
             self._fail(Outcome.TIMEOUT, Rejection(Reason.BODY_TIMEOUT), now)
         elif self.state is not states.ENDED:
-            self._fail(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT), now)
+            self._fail(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT, detail=timer.name.lower()), now)
 
     def cut(self, reason: DenyReason | None, now: float) -> None:
         """Ends it: the tenant was cut off, or (None) the drain grace is over."""

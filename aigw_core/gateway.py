@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aigw_core.clock import Clock, Ids
@@ -14,70 +12,19 @@ from aigw_core.limiter import Limiter
 from aigw_core.origin import Origin
 from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
+from aigw_core.stats import Stats
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
-    from aigw_core.facts import UsageFact
 
 CLOCK_JUMP_MAX: Final = 5.0
 """Seconds that the wall clock may step before the deny feed no longer counts as current."""
-FAILURES_KEPT: Final = 1_024
-"""Ended exchanges whose log record waits for the driver; it drains them every turn, so only a flood drops some."""
 
 
 class Cuttable(Protocol):
     """A running exchange as whoever drives it knows it: a Connection, or an embedder's own object."""
 
     def cut(self, reason: DenyReason | None, now: float) -> Sequence[Effect | ExchangeEffect]: ...
-
-
-@dataclass(slots=True)
-class ExchangeLog:
-    """One exchange that did not simply complete, as data for the log; free of secrets."""
-
-    id: str
-    provider: str | None
-    wire: str | None
-    reason: str
-    status: int | None
-    upstream_status: int | None
-    duration_ms: int
-    detail: str = ""
-
-
-@dataclass(slots=True)
-class Stats:
-    """Counters since the process started; label sets are bounded by configuration, never by callers."""
-
-    requests: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    byo: Counter[tuple[str, str]] = field(default_factory=Counter)
-    rejections: Counter[str] = field(default_factory=Counter)
-    tokens_by_provider: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    connect_failures: int = 0
-    retries: int = 0
-    connections_total: int = 0
-    failures: deque[ExchangeLog] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
-
-    def count_fact(self, fact: UsageFact) -> None:
-        opened = fact.opened
-        self.requests[opened.provider, opened.wire, fact.outcome] += 1
-        tokens = fact.tokens
-        if tokens:
-            counted = self.tokens_by_provider[opened.provider]
-            for token_class in tokens:
-                counted[token_class] += tokens[token_class]
-
-    @property
-    def tokens(self) -> dict[tuple[str, str], int]:
-        """Tokens by provider and class."""
-        counted = self.tokens_by_provider.items()
-        return {(provider, token_class): n for provider, tokens in counted for token_class, n in tokens.items()}
-
-    def count_rejection(self, reason: str) -> None:
-        self.rejections[reason] += 1
-
-    def count_byo(self, provider: str, status: int | None) -> None:
-        self.byo[provider, "none" if status is None else f"{status // 100}xx"] += 1
 
 
 class Gateway:

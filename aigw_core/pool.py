@@ -40,6 +40,10 @@ class UpstreamPool(Generic[H]):
         """What is idle now, expired ones included, for drivers that must look whether a connection has ended."""
         return iter(list(self._origin_of))
 
+    def idle_by_origin(self) -> dict[Origin, int]:
+        """The same for each origin that has any."""
+        return {origin: len(idle) for origin, idle in self._idle.items()}
+
     @property
     def next_expiry(self) -> float | None:
         """When to call `expire` next, None where nothing is idle.

@@ -21,6 +21,7 @@ from aigw_anyio.memory import settle_heap
 from aigw_core.auth import Authorized, authorize
 from aigw_core.connection import Connection
 from aigw_core.effects import Connect, Effect, EmitFact, OpenFact, SendDownstream, SendUpstream
+from aigw_core.facts import OpenRecord, Outcome, UsageFact
 from aigw_core.gateway import Gateway
 from aigw_core.http1.heads import parse_request_head, parse_response_head
 from aigw_core.keys import KeyRing, fingerprint, mint_virtual_key, parse_virtual_key, public_key_of
@@ -234,6 +235,9 @@ def _part_cases() -> list[Case]:
     mark = fingerprint(_VIRTUAL_KEY.encode(), bytes(range(16)))
     parsed = parse_virtual_key(_VIRTUAL_KEY.encode())
     cold = KeyRing({1: public_key_of(_SEED)}, cache_max=1)
+    record = OpenRecord("0", "", 7, 1, 3, 1, "openai", Wire.CHAT_COMPLETIONS, "/v1/chat/completions", None, None)
+    tokens = {"input": 21, "cache_read": 3, "output": 9}
+    fact = UsageFact(record, Outcome.COMPLETE, "final", duration_ms=730, ttft_ms=210, status=200, tokens=tokens)
     return [
         _repeat("parse a request head", lambda: parse_request_head(managed)),
         _repeat("parse a response head", lambda: parse_response_head(response, b"POST")),
@@ -241,6 +245,7 @@ def _part_cases() -> list[Case]:
         _repeat("admission with limiter, managed", lambda: authorize(head, policy, gateway, 0.0)),
         _repeat("admission with limiter, BYO", lambda: authorize(head_byo, policy, gateway, 0.0)),
         _repeat("verify a virtual key (not cached)", lambda: cold.verify(parsed, mark)),
+        _repeat("count an exchange for the metrics", lambda: gateway.stats.count_fact(fact)),
         _meter_case("Meter, JSON of 593 B", work.chat_answer()),
         _meter_case("Meter, JSON of 2 MB base64", work.chat_answer(2_000_000)),
         _meter_case("Meter, dense logprobs of 200 KB", _logprobs_answer(200_000)),

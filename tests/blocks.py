@@ -344,7 +344,7 @@ class Page:
             except OSError:
                 # It is stopping.
                 return True
-            return "\naigw_exchanges 0\n" in samples and "\naigw_facts_buffered_bytes 0\n" in samples
+            return "\naigw_exchanges 0.0\n" in samples and "\naigw_facts_buffered_bytes 0.0\n" in samples
 
         wait_until(is_idle, "the gateway has unfinished exchanges")
 

@@ -35,6 +35,7 @@ PURE: Final = frozenset(
         "__future__",
         "base64",
         "binascii",
+        "bisect",
         "codecs",
         "collections",
         "collections.abc",

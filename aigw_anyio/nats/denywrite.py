@@ -25,8 +25,10 @@ class WriteProblem(Exception):
     """The entry was not written; the text is for the operator."""
 
 
-async def on_bucket(options: NatsOptions, work: Callable[[NatsLink], Awaitable[None]]) -> None:
-    """Connects and runs ``work`` once. Raises WriteProblem."""
+async def on_bucket(
+    options: NatsOptions, work: Callable[[NatsLink], Awaitable[None]], *, name: str = "aigw deny"
+) -> None:
+    """Connects, as ``name``, and runs ``work`` once. Raises WriteProblem."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def session(link: NatsLink) -> None:
@@ -47,7 +49,7 @@ async def on_bucket(options: NatsOptions, work: Callable[[NatsLink], Awaitable[N
                 done.set_exception(problem)
         await link.lost()
 
-    supervisor = NatsSupervisor(options, name="aigw deny")
+    supervisor = NatsSupervisor(options, name=name)
     running = asyncio.get_running_loop().create_task(supervisor.run(session))
     try:
         await asyncio.wait({done}, timeout=CONNECT_SECS + 2 * ANSWER_SECS)

@@ -109,8 +109,8 @@ _PER_PROVIDER = '; one value, or a table provider = value with "default"'
 class Settings(BaseModel):
     """Everything an operator may set, by the names of the reference.
 
-    ``description`` of a field says what is allowed; error lines repeat it. Two names are additions to the
-    reference: ``log_format`` and ``log_level``.
+    ``description`` of a field says what is allowed; error lines repeat it. Three names are additions to the
+    reference: ``log_format``, ``log_level`` and ``access_log``.
     """
 
     model_config = ConfigDict(
@@ -204,6 +204,7 @@ class Settings(BaseModel):
     workers: Positive = Field(1, description="a whole number of at least 1")
     log_format: LogFormat = Field(LogFormat.AUTO, description="auto, json or console")
     log_level: LogLevel = Field(LogLevel.INFO, description="debug, info, warning or error")
+    access_log: bool = Field(False, description=_BOOL)
 
     @property
     def effective_deny_source(self) -> DenySource:

@@ -24,6 +24,7 @@ from aigw_anyio.nats.facts import FactsTarget, FactsTask
 from aigw_anyio.nats.hosting import Host, host_here
 from aigw_anyio.nats.options import NatsOptions
 from aigw_anyio.nats.publisher import load_cursor
+from aigw_anyio.sinks.lag import Lag
 from aigw_anyio.sinks.protocol import SinkError
 from aigw_anyio.sinks.spool import SpoolOptions, SpoolSink
 from aigw_anyio.sinks.spool.files import Files
@@ -34,6 +35,8 @@ START_SECS: Final = 5.0
 the spool is for."""
 FLUSH_POLL_SECS: Final = 0.02
 """Between two looks whether everything is published, at a stop."""
+LAG_SECS: Final = 1.0
+"""Between two looks how far the stream is behind: finer than anybody's scrapes."""
 
 _log = logging.getLogger("aigw.facts")
 
@@ -71,6 +74,7 @@ class NatsSink(SpoolSink):
         self._task: FactsTask | None = None
         self._cursor = Cursor()
         self._connected = False
+        self._lag = Lag()
         self._refusal: str | None = None
         """Why the stream is of no use, while it is not."""
         self._judged = anyio.Event()
@@ -87,7 +91,7 @@ class NatsSink(SpoolSink):
         return load_cursor(directory, self.files).segment
 
     def _background(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        return [*super()._background(), self._publish]
+        return [*super()._background(), self._publish, self._keep_lag]
 
     async def _publish(self) -> None:
         host = self._make_host()
@@ -128,7 +132,7 @@ class NatsSink(SpoolSink):
         self._judged.set()
 
     def _note_status(self, connected: bool) -> None:
-        self._connected = connected
+        self._connected = self.stats.connected = connected
 
     def _note_progress(self, count: int, cursor: Cursor) -> None:
         self.stats.published += count
@@ -138,6 +142,14 @@ class NatsSink(SpoolSink):
     def _count_unpublished(self) -> None:
         if self._writer is not None:
             self.stats.unpublished = max(0, self._writer.sequence - 1 - self._cursor.sequence)
+
+    async def _keep_lag(self) -> None:
+        """Beside the requests, so that it costs them nothing."""
+        self.stats.connected = self._connected
+        while True:
+            await anyio.sleep(LAG_SECS)
+            self._lag.note(self.writer.sequence - 1, self._cursor.sequence, anyio.current_time())
+            self.stats.unpublished_since = self._lag.since
 
     async def flush(self) -> None:
         """Also waits for the stream, as long as there is a connection to it; the spool keeps the rest."""

@@ -36,6 +36,10 @@ class SinkStats:
     """Facts that a NATS stream has acknowledged."""
     unpublished: int = 0
     """Records of the process's own spool behind what a stream has acknowledged."""
+    unpublished_since: float | None = None
+    """Monotonic seconds at which the oldest of them was there at the latest; None where there are none."""
+    connected: bool | None = None
+    """Whether the connection to NATS is there; None for sinks without one."""
 
 
 class FactSink(Protocol):

@@ -76,13 +76,13 @@ class RequestFault(Exception):
 
 
 def struck(message: str, param: str | None = None) -> RequestFault:
-    """A 400."""
-    return RequestFault(Rejection(Reason.BODY_RULE, message, param))
+    """A 400. The message goes to the log as well, so it is made of our own words alone."""
+    return RequestFault(Rejection(Reason.BODY_RULE, message, param, detail=message))
 
 
 def unreadable(message: str) -> RequestFault:
     """A 415: what cannot be read cannot be judged."""
-    return RequestFault(Rejection(Reason.UNSUPPORTED_CODING, message))
+    return RequestFault(Rejection(Reason.UNSUPPORTED_CODING, message, detail=message))
 
 
 def too_large(limit: int) -> RequestFault:

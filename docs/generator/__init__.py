@@ -18,14 +18,15 @@ from docs.generator.examples import example, names
 from docs.generator.http import broken_answers, refused_requests, served_requests
 from docs.generator.layers import layers
 from docs.generator.providers import managed_scope, providers
-from docs.generator.rejections import examples, rejections
+from docs.generator.rejections import catalogue, examples, rejections
 from docs.generator.states import connection_diagram, connection_states, exchange_diagram, exchange_states, timers
 from docs.generator.transparency import dropped_for_managed, hop_by_hop
-from docs.generator.watching import metrics
+from docs.generator.watching import alerts, metrics
 
 DOCS: Final = Path(__file__).resolve().parent.parent
 
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
+    "alerts": alerts,
     "bounds": bounds,
     "broken answers": broken_answers,
     "configuration": configuration,
@@ -41,6 +42,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "metrics": metrics,
     "providers": providers,
     "refused requests": refused_requests,
+    "rejection catalogue": catalogue,
     "rejection examples": examples,
     "rejections": rejections,
     "served requests": served_requests,

@@ -69,6 +69,7 @@ MEANINGS: Final = {
     "workers": "Processes that share the port. Only 1 is available yet",
     "log_format": "Of stderr: JSON lines, or text; `auto` is text on a terminal. Facts on stdout are JSON always",
     "log_level": "The least severe record that is written",
+    "access_log": "One line for every exchange, not only for those that failed, whatever `log_level` is",
 }
 
 

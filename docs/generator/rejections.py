@@ -39,6 +39,38 @@ CAUSES: Final = {
     "SHUTTING_DOWN": "the drain grace is over",
 }
 
+CURES: Final = {
+    "MALFORMED": "send what [HTTP](http.md) accepts; the log's `detail` names the rule. A proxy in between may be the sender",
+    "HEAD_TOO_LARGE": "send fewer or shorter headers: cookies and baggage grow unnoticed",
+    "NOT_IMPLEMENTED": "send the body chunked or with its length, and any compression as `Content-Encoding`",
+    "HTTP_VERSION": "speak HTTP/1.1; over HTTP/2 a load balancer must translate",
+    "UNKNOWN_ROUTE": "set the SDK's base URL to one that the text lists, or add the provider: [how to](../how-to/add-a-provider.md)",
+    "WRONG_PROVIDER": "put the provider's name into the base URL, as the text says",
+    "NO_CREDENTIAL": "give the SDK an API key; look whether a proxy takes `Authorization` away",
+    "CONFLICTING_KEYS": "send the virtual key in one header only, or the same one in both",
+    "MISPLACED_KEY": "send it as `Authorization: Bearer` or `x-api-key`, nowhere else",
+    "BAD_KEY": "`aigw key inspect` says what is wrong; after a rotation, is the kid in `signing_keys` of this gateway?",
+    "RATE_LIMITED": "wait and try again, as SDKs do. The log's `detail` names the limit: raise `rate_limit_rps` (`key`), `byo_rate_limit_rps` or `unverified_rate_limit_rps`",
+    "TOO_LARGE": "send less, or raise `max_request_bytes`",
+    "DENIED_SPEND": "`aigw deny rm` once the tenant may spend again; it is in force within a second",
+    "DENIED": "`aigw deny ls` shows the entry and its reason, `aigw deny rm` removes it",
+    "OUT_OF_SCOPE": "use a key of one's own for this endpoint, or widen `managed_scope`, unmetered",
+    "WRONG_METHOD": "use a method that `Allow` names",
+    "UPGRADE": "nothing: clients go on over HTTP",
+    "NO_POOL_KEY": "set `AI_POOL_KEY_<PROVIDER>` and reload, or let callers bring their own key",
+    "NOT_READY": "wait; if it stays so, the deny source cannot be read: `aigw doctor`",
+    "NO_LEDGER": "`aigw doctor`: the disk is full, `spool_max_bytes` is reached, or nobody reads stdout",
+    "HOOK": "ask whoever wrote the hook",
+    "BODY_RULE": "change the request as the text says, or the setting that asks for it (`include_usage`, `managed_stored_refs`)",
+    "UNSUPPORTED_CODING": "send the body as it is, or with gzip or zstd alone",
+    "BODY_TIMEOUT": "look at the network in between, or raise `client_head_timeout_secs` or `client_body_timeout_secs`",
+    "UPSTREAM_FAILED": "`aigw doctor --provider NAME` names the step that fails; the log has the cause beside it",
+    "UPSTREAM_BROKEN": "try again; if it happens often on reused connections, lower `idle_timeout_secs` for this provider",
+    "UPSTREAM_TIMEOUT": "the log's `detail` names the timer: `connect` is the network, `read` a slow model (`read_timeout_secs`)",
+    "SHUTTING_DOWN": "try again: another gateway answers. Raise `shutdown_grace_secs` if streams are longer than that",
+}
+"""What to do: for the caller, and for whoever runs the gateway."""
+
 _EXAMPLE_ID: Final = "019ab3f2c1d47a3e9c5b1f0000000001"
 
 
@@ -56,6 +88,19 @@ def rejections() -> str:
         )
     columns = ("reason", "status", "openai: type, code", "anthropic: type", "x-should-retry", "retry-after", "when")
     return table(columns, rows)
+
+
+def catalogue() -> str:
+    """Each refusal: status, cause, cure, and the body in both dialects."""
+    assert list(CURES) == [reason.name for reason in Reason], "a reason without a cure, or out of order"
+    parts = []
+    for reason in Reason:
+        rejection = Rejection(reason)
+        name = reason.name.lower()
+        parts.append(f"### {name}\n\n{rejection.status}. Cause: {CAUSES[reason.name]}. Cure: {CURES[reason.name]}.")
+        bodies = [f"```json\n{rejection.body(dialect, _EXAMPLE_ID).decode()}\n```" for dialect in Dialect]
+        parts += [f"{dialect.value}:\n\n{body}" for dialect, body in zip(Dialect, bodies, strict=True)]
+    return "\n\n".join(parts)
 
 
 def examples() -> str:

@@ -1,33 +1,38 @@
-"""The metrics of the admin listener, read off its own answer."""
+"""The metrics of the admin listener, from their table, and the alerts from their rules."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from aigw_anyio.metrics import exposition
-from aigw_anyio.sinks import SinkStats
-from aigw_core.facts import OpenRecord, Outcome, UsageFact
-from aigw_core.gateway import Gateway
-from aigw_core.limiter import Limiter
-from aigw_core.policy import Policy
+import yaml  # type: ignore[import-untyped]  # no types in the wheel
+
+from aigw_anyio.metrics.families import FAMILIES
 from docs.generator.markdown import code, table
 
 
 def metrics() -> str:
     """Name, kind, labels and help text of every family."""
-    limiter = Limiter(bytearray(Limiter.buffer_size()))
-    gateway = Gateway(Policy.default(), entropy=bytes(32), limiter=limiter, now=0.0, wall=0.0)
-    gateway.stats.count_fact(_fact())
-    gateway.stats.count_byo("openai", 200)
-    gateway.stats.count_rejection("BAD_KEY")
-    text = exposition(gateway, SinkStats(), "asyncio", 0)
-    kinds = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
-    helps = re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE)
-    labels = {name: re.findall(r'(\w+)="', row) for name, row in re.findall(r"^(\w+)(\{.*\})", text, re.MULTILINE)}
-    rows = [(code(name), kinds[name], ", ".join(map(code, labels.get(name, ()))), meaning) for name, meaning in helps]
+    rows = [
+        (code(family.name), family.kind.value, ", ".join(map(code, family.labels)), family.text)
+        for family in FAMILIES.values()
+    ]
     return table(("name", "kind", "labels", "meaning"), rows)
 
 
-def _fact() -> UsageFact:
-    record = OpenRecord("0", "", 1, 1, None, 1, "openai", "chat_completions", "/v1/chat/completions", None, None)
-    return UsageFact(record, Outcome.COMPLETE, "final", tokens={"input": 1})
+def alerts() -> str:
+    """Name, severity, waiting time, what has happened and what to do."""
+    path = Path(__file__).resolve().parent.parent.parent / "deploy" / "prometheus" / "alerts.yml"
+    rows = []
+    for group in yaml.safe_load(path.read_text())["groups"]:
+        for rule in group["rules"]:
+            told = rule["annotations"]
+            names = (code(rule["alert"]), rule["labels"]["severity"], rule.get("for", "at once"))
+            rows.append((*names, _without_templates(told["summary"]), told["action"]))
+    return table(("alert", "severity", "after", "it says", "do"), rows)
+
+
+def _without_templates(text: str) -> str:
+    """``{{ $labels.provider }}`` reads PROVIDER, ``{{ $value | humanize }}`` N."""
+    text = re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: found[1].upper(), text)
+    return re.sub(r"\{\{ \$value[^}]*\}\}", "N", text)

@@ -2,18 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 
 import anyio
 import pytest
 
 from aigw_anyio import httpd
 from aigw_anyio.admin import STARTING_SECS, AdminState, respond, serve_admin
-from aigw_anyio.metrics import exposition
-from aigw_anyio.sinks import SinkStats, StdoutSink
+from aigw_anyio.sinks import StdoutSink
 from aigw_core.facts import OpenRecord
 from aigw_core.gateway import Gateway
-from tests.anyio_layer.conftest import exchange, numbered, request_bytes
+from tests.anyio_layer.conftest import exchange, request_bytes
 
 
 @pytest.fixture
@@ -59,72 +57,13 @@ def test_full_sink_is_degraded(state: AdminState, record: OpenRecord) -> None:
 
 def test_routes_and_methods(state: AdminState) -> None:
     assert respond(state, "GET", "/livez", 0.0)[::2] == (200, b'{"status": "ok"}\n')
-    assert respond(state, "HEAD", "/metrics", 0.0)[0] == 200
+    assert respond(state, "HEAD", "/livez", 0.0)[0] == 200
+    assert respond(state, "POST", "/metrics", 0.0)[0] == 405
     status, headers, _ = respond(state, "POST", "/readyz", 0.0)
     assert status == 405
     assert ("allow", "GET, HEAD") in headers
     for path in ("/", "/livez/", "/metrics2", "//metrics"):
         assert respond(state, "GET", path, 0.0)[0] == 404
-
-
-def test_metrics_say_what_happened(gateway: Gateway, record: OpenRecord) -> None:
-    gateway.stats.count_fact(numbered(record, 5))
-    gateway.stats.count_fact(numbered(record, 6))
-    gateway.stats.count_rejection("RATE_LIMITED")
-    gateway.stats.count_byo("xai", 429)
-    gateway.stats.connect_failures = 3
-    gateway.stats.retries = 4
-    gateway.active = 2
-    facts = SinkStats(written=7, refused=8, lost=9, outstanding=10, buffered_bytes=11)
-    lines = exposition(gateway, facts, "trio", connections=12).splitlines()
-    for line in (
-        'aigw_requests_total{provider="openai",wire="chat_completions",outcome="complete"} 2',
-        'aigw_tokens_total{provider="openai",class="input"} 11',
-        'aigw_rejections_total{reason="rate_limited"} 1',
-        'aigw_byo_responses_total{provider="xai",status_class="4xx"} 1',
-        "aigw_upstream_connect_failures_total 3",
-        "aigw_upstream_retries_total 4",
-        "aigw_exchanges 2",
-        "aigw_connections 12",
-        "aigw_facts_written_total 7",
-        "aigw_facts_refused_total 8",
-        "aigw_facts_lost_total 9",
-        "aigw_facts_outstanding 10",
-        "aigw_facts_buffered_bytes 11",
-        "aigw_draining 0",
-        "aigw_deny_revision 0",
-        'aigw_deny_state{state="none"} 1',
-        'aigw_deny_state{state="live"} 0',
-    ):
-        assert line in lines
-
-
-def test_metrics_are_well_formed(gateway: Gateway, record: OpenRecord) -> None:
-    """Each family has HELP and TYPE once, ahead of its samples; no sample stands twice."""
-    gateway.stats.byo[('we"ird\\na\nme', "2xx")] = 1
-    gateway.stats.count_fact(numbered(record, 5))
-    text = exposition(gateway, SinkStats(), "asyncio", 0)
-    assert text.endswith("\n")
-    families: set[str] = set()
-    samples: set[str] = set()
-    family = ""
-    sample = re.compile(r'([a-z_]+)(\{([a-z_]+="(?:[^"\\\n]|\\["\\n])*",?)+\})? -?[0-9.e+]+')
-    for line in text.splitlines():
-        if line.startswith("# HELP "):
-            family = line.split(" ")[2]
-            assert family not in families
-            families.add(family)
-        elif line.startswith("# TYPE "):
-            assert line.split(" ")[2] == family
-            assert line.endswith(("counter", "gauge"))
-            assert (line.endswith("counter")) == family.endswith("_total")
-        else:
-            matched = sample.fullmatch(line)
-            assert matched is not None, line
-            assert matched[1] == family
-            assert line.rpartition(" ")[0] not in samples
-            samples.add(line.rpartition(" ")[0])
-    assert "process_resident_memory_bytes" in samples
 
 
 @pytest.mark.anyio
@@ -142,5 +81,9 @@ async def test_over_a_socket(state: AdminState) -> None:
             assert (status, body) == (200, b"")
             assert int(headers["content-length"]) > 1000
             assert headers["content-type"].startswith("text/plain; version=0.0.4")
+            asked = request_bytes("GET", "/metrics", {"Accept": "application/openmetrics-text;version=1.0.0"})
+            status, headers, body = await exchange(port, asked)
+            assert (status, body[-6:]) == (200, b"# EOF\n")
+            assert headers["content-type"].startswith("application/openmetrics-text")
             assert (await exchange(port, request_bytes("DELETE", "/livez")))[0] == 405
             tasks.cancel_scope.cancel()

@@ -33,6 +33,7 @@ class FakePlane:
         self.sink = sink
         self.settings = settings
         self.connections = 0
+        self.streams = 0
         self.calls: list[str] = []
         self.on_cut: Callable[[], None] = lambda: None
         self._listener: MultiListener[SocketStream] | None = None

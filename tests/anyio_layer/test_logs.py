@@ -161,6 +161,14 @@ def test_configuring_again_replaces_the_handler(pipe: tuple[int, int]) -> None:
     assert len(read(reader).splitlines()) == 1
 
 
+def test_the_access_log_is_heard_at_every_level(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    logs.configure(LogFormat.JSON, LogLevel.ERROR, writer)
+    log.warning("not heard")
+    logging.getLogger("aigw.access").info("complete")
+    assert [json.loads(line)["message"] for line in read(reader).splitlines()] == ["complete"]
+
+
 def test_say(capsys: pytest.CaptureFixture[str]) -> None:
     logs.say("listening data=a:1 admin=b:2")
     assert capsys.readouterr() == ("", "listening data=a:1 admin=b:2\n")

@@ -105,6 +105,7 @@ def test_defaults_are_those_of_the_reference() -> None:
         "workers": 1,
         "log_format": "auto",
         "log_level": "info",
+        "access_log": False,
     }
     assert settings.effective_deny_source == "none"
 

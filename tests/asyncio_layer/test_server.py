@@ -11,7 +11,7 @@ from aigw_anyio.plane import LOG_LINES_MAX
 from aigw_anyio.settings import load_settings
 from aigw_anyio.sinks import StdoutSink
 from aigw_asyncio.server import AsyncioDataPlane
-from aigw_core.gateway import ExchangeLog
+from aigw_core.stats import ExchangeLog
 from tests.core.driver import make_gateway
 
 
@@ -41,6 +41,41 @@ def test_a_flood_of_failures_is_counted_not_written(caplog: pytest.LogCaptureFix
     assert summary.getMessage() == "failures not logged one by one"
     assert vars(summary)["fields"] == {"count": 2 * LOG_LINES_MAX}
     assert line.getMessage() == "bad_key"
+
+
+def test_an_access_log_has_every_exchange(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "aigw")
+
+    async def serve() -> None:
+        settings, _ = load_settings(config=None, environ={"AI_ACCESS_LOG": "true"})
+        gateway = make_gateway()
+        plane = AsyncioDataPlane(gateway, StdoutSink(), settings)
+        assert gateway.stats.logs_all
+        for number in range(2 * LOG_LINES_MAX):
+            plane.failures.append(_failure(number))
+        done = ExchangeLog("1", "openai", "messages", "complete", 200, 200, 12, caller="managed", ttft_ms=7)
+        plane.failures.append(done)
+        plane.log_failures()
+        await plane.aclose()
+
+    asyncio.run(serve())
+    assert len(caplog.records) == 2 * LOG_LINES_MAX + 1
+    last = caplog.records[-1]
+    assert (last.name, last.levelname, last.getMessage()) == ("aigw.access", "INFO", "complete")
+    assert vars(last)["fields"] == {
+        "request_id": "1",
+        "trace_id": None,
+        "provider": "openai",
+        "wire": "messages",
+        "caller": "managed",
+        "status": 200,
+        "upstream_status": 200,
+        "duration_ms": 12,
+        "ttft_ms": 7,
+        "request_bytes": 0,
+        "response_bytes": 0,
+        "detail": None,
+    }
 
 
 class _Clock:

@@ -135,7 +135,10 @@ def test_bodies_are_ascii_whatever_the_text_holds() -> None:
     ],
 )
 def test_a_broken_protocol_becomes_a_rejection(status: int, reason: Reason) -> None:
-    assert rejection_of(RemoteProtocolError("What is wrong.", status)) == Rejection(reason, message="What is wrong.")
+    rejection = rejection_of(RemoteProtocolError("What is wrong.", status))
+    assert rejection == Rejection(reason, message="What is wrong.", detail="What is wrong.")
+    assert rejection.why == f"{reason.name.lower()}: What is wrong."
+    assert Rejection(reason, message="For the caller alone.").why == reason.name.lower()
     assert RemoteProtocolError("x").status == 400
 
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from aigw_core.denyset import DenyChange, DenyReason, DenyScope, DenySet, DenySubject
 from aigw_core.effects import Effect
-from aigw_core.facts import OpenRecord, Outcome, UsageFact
-from aigw_core.gateway import CLOCK_JUMP_MAX, FAILURES_KEPT, ExchangeLog, Gateway
+from aigw_core.gateway import CLOCK_JUMP_MAX, Gateway
 from aigw_core.keys import VirtualKey
 from aigw_core.limiter import Limiter
 from tests.core.driver import WALL, make_gateway, make_policy
@@ -242,41 +241,6 @@ def test_looking_at_the_changes_finds_what_looking_at_all_finds(
     by_changes, whole = gateway.apply_deny(changes), gateway.apply_deny()
     assert set(by_changes) == set(whole)
     assert len(by_changes) == len(set(by_changes))
-
-
-# Counters
-
-
-def fact(outcome: Outcome, tokens: dict[str, int] | None) -> UsageFact:
-    record = OpenRecord("id", "t", 1, 2, None, 1, "openai", "messages", "/v1/messages", None, None)
-    return UsageFact(record, outcome, "final", tokens=tokens)
-
-
-def test_facts_are_counted_by_what_configuration_bounds() -> None:
-    stats = make_gateway().stats
-    stats.count_fact(fact(Outcome.COMPLETE, {"input": 3, "output": 1}))
-    stats.count_fact(fact(Outcome.COMPLETE, {"input": 4}))
-    stats.count_fact(fact(Outcome.TIMEOUT, None))
-    assert stats.requests == {("openai", "messages", "complete"): 2, ("openai", "messages", "timeout"): 1}
-    assert stats.tokens == {("openai", "input"): 7, ("openai", "output"): 1}
-
-
-def test_refusals_and_byo_are_counted() -> None:
-    stats = make_gateway().stats
-    for reason in ("denied", "bad_key", "denied"):
-        stats.count_rejection(reason)
-    for status in (200, 204, 429, None, 503):
-        stats.count_byo("groq", status)
-    assert stats.rejections == {"denied": 2, "bad_key": 1}
-    assert stats.byo == {("groq", "2xx"): 2, ("groq", "4xx"): 1, ("groq", "none"): 1, ("groq", "5xx"): 1}
-
-
-def test_the_log_of_failures_is_bounded() -> None:
-    stats = make_gateway().stats
-    for number in range(FAILURES_KEPT + 1):
-        stats.failures.append(ExchangeLog(str(number), None, None, "denied", 403, None, 0))
-    assert len(stats.failures) == FAILURES_KEPT
-    assert stats.failures[0].id == "1"
 
 
 def test_a_reload_swaps_the_policy_and_gives_back_what_no_longer_fits() -> None:

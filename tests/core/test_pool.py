@@ -50,7 +50,12 @@ def test_the_last_one_in_is_the_first_one_out() -> None:
 
 
 def test_origins_and_generations_are_apart() -> None:
-    pool = filled("x")
+    pool = filled("x", "y")
+    pool.checkin(A1, "z", 0.0, idle_timeout=10.0)
+    assert pool.idle_by_origin() == {A: 2, A1: 1}
+    assert pool.checkout(A1, 0.0) == "z"
+    assert pool.checkout(A, 0.0) == "y"
+    assert pool.idle_by_origin() == {A: 1}
     assert pool.checkout(B, 0.0) is None
     assert pool.checkout(A1, 0.0) is None
     assert pool.checkout(Origin("https", "a.example", 443, 0), 0.0) == "x"

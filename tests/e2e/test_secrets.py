@@ -33,6 +33,7 @@ ANSWER: Final = b"TAINTanswer8b2a7f4c6d1e"
 QUERY: Final = b"TAINTquery1e9d5c3b7f2a"
 HEADER: Final = b"TAINTheader6c4b8a2f9d3e"
 PROXY: Final = b"TAINTproxy4d2c6b8a1f7e"
+TRACE: Final = b"TAINTtrace9e7d5c3b1a2f4"
 FORGED: Final = mint_virtual_key(
     Secret(bytes([9]) * 32), kid=keys.KID, tenant_id=2**61, vpc_id=2**59, key_id=2**57
 ).encode()
@@ -81,6 +82,7 @@ class Session:
             AI_POOL_KEY_OPENAI=OPENAI_POOL.decode(),
             AI_POOL_KEY_ANTHROPIC=ANTHROPIC_POOL.decode(),
             AI_POOL_KEY_REFUSING=OPENAI_POOL.decode(),
+            AI_ACCESS_LOG="true",
             AI_READ_TIMEOUT_SECS="0.3",
             AI_CLIENT_HEAD_TIMEOUT_SECS="0.3",
             AI_CLIENT_BODY_TIMEOUT_SECS="0.3",
@@ -123,7 +125,8 @@ class Session:
         provider = self.anthropic if target.startswith("/anthropic") else self.openai
         case = provider.case(script)
         credential = bearer(BYO.decode()) if byo else self.managed
-        marks = ((b"X-Mark", HEADER), (b"Proxy-Authorization", b"Basic " + PROXY), JSON_TYPE)
+        traced = ((b"traceparent", b"00-" + TRACE), (b"tracestate", b"a=" + TRACE), (b"baggage", TRACE))
+        marks = ((b"X-Mark", HEADER), (b"Proxy-Authorization", b"Basic " + PROXY), *traced, JSON_TYPE)
         data = self.body() if body is None else body
         self.talk(request(f"{target}?mark={QUERY.decode()}", data, credential, *marks, case.header, *fields), byo=byo)
 
@@ -229,15 +232,19 @@ def test_no_secret_leaves(session: Session) -> None:
     session.close()
     own = session.virtual_key
     keys_of_ours = (own, OPENAI_POOL, ANTHROPIC_POOL)
-    everything = (*keys_of_ours, FORGED, BYO, BODY, ANSWER, QUERY, HEADER, PROXY)
+    everything = (*keys_of_ours, FORGED, BYO, BODY, ANSWER, QUERY, HEADER, PROXY, TRACE)
     assert_free("stderr", "\n".join(gateway.stderr).encode(), *everything)
     assert_free("the admin listener", exposed.encode(), *everything)
     facts = [line.replace(f'"upstream_request_id":"{ANSWER.decode()}"', "") for line in gateway.stdout]
     assert_free("a fact", "\n".join(facts).encode(), *everything)
-    assert_free("an answer", bytes(session.to_byo), *keys_of_ours, FORGED, BODY, QUERY, HEADER, PROXY)
-    assert_free("an answer", bytes(session.to_managed), *keys_of_ours, FORGED, BYO, BODY, QUERY, PROXY)
+    assert_free("an answer", bytes(session.to_byo), *keys_of_ours, FORGED, BODY, QUERY, HEADER, PROXY, TRACE)
+    assert_free("an answer", bytes(session.to_managed), *keys_of_ours, FORGED, BYO, BODY, QUERY, PROXY, TRACE)
     # What must be there is, or else nothing was tested.
     assert len(facts) >= 25
+    lines = [json.loads(line) for line in gateway.stderr if line.startswith("{")]
+    assert {line["message"] for line in lines if line["logger"] == "aigw.access"} == {"complete"}
+    assert len([line for line in lines if line["logger"] == "aigw.exchange"]) >= 40
+    assert any(line["message"] == "cannot connect to a provider" for line in lines)
     assert ANSWER in session.to_managed
     assert ANSWER in session.to_byo
     assert b"*" * len(OPENAI_POOL) in session.to_managed
@@ -248,7 +255,7 @@ def test_no_secret_leaves(session: Session) -> None:
     ):
         sent = bytes(transcript)
         assert_free("a request to a provider", sent, own, FORGED, foreign, PROXY)
-        for mark in (pool, BYO, BODY, QUERY, HEADER):
+        for mark in (pool, BYO, BODY, QUERY, HEADER, TRACE):
             assert mark in sent
         for head in sent.split(b" HTTP/1.1\r\n")[1:]:
             fields = head.partition(b"\r\n\r\n")[0]

@@ -1,0 +1,208 @@
+"""What a gateway counts: plain numbers under label sets that configuration bounds, never callers.
+
+Whoever exposes them reads them as they are; nothing here knows a format. An exchange costs one look-up of its
+:class:`Series` and a few additions.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from aigw_core.errors import Reason, Rejection
+
+if TYPE_CHECKING:
+    from aigw_core.facts import UsageFact
+
+FAILURES_KEPT: Final = 1_024
+"""Ended exchanges whose log record waits for the driver; it drains them every turn, so only a flood drops some."""
+BUCKETS_MS: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 120_000, 300_000, 600_000)
+"""Upper bounds of the histograms, inclusive: from an embedding out of a cache to a model that thinks for minutes."""
+
+MANAGED: Final = "managed"
+BYO: Final = "byo"
+LIMITS: Final = ("key", "byo", "unverified")
+"""The rate limits, by the detail of their refusals: of a credential, of all BYO callers, of keys not yet verified."""
+
+
+@dataclass(slots=True)
+class ExchangeLog:
+    """One exchange as data for the log; free of secrets: ids, names of ours, numbers."""
+
+    id: str
+    provider: str | None
+    wire: str | None
+    reason: str
+    """The name of a refusal, or the outcome."""
+    status: int | None
+    upstream_status: int | None
+    duration_ms: int
+    detail: str = ""
+    caller: str | None = None
+    """``managed`` or ``byo``; None where nobody was authorized."""
+    ttft_ms: int | None = None
+    request_bytes: int = 0
+    response_bytes: int = 0
+    trace_id: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Nothing is wrong with it; there is a record of it where ``Stats.logs_all`` is set."""
+        return self.reason == "complete"
+
+
+class Histogram:
+    """Durations in milliseconds, each counted in one bucket."""
+
+    __slots__ = ("counts", "sum_ms")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(BUCKETS_MS) + 1)
+        """Not cumulative; the last one is what exceeds every bound."""
+        self.sum_ms = 0
+
+    def add(self, ms: int) -> None:
+        self.counts[bisect_left(BUCKETS_MS, ms)] += 1
+        self.sum_ms += ms
+
+    @property
+    def cumulative(self) -> list[int]:
+        """How many were at most the bound of the same place; the last one is how many there were."""
+        total, out = 0, []
+        for count in self.counts:
+            total += count
+            out.append(total)
+        return out
+
+
+Ending = tuple[int, str, str]
+"""(hundreds of the status that the caller got, 0 for none; outcome; usage status, ``""`` for BYO)."""
+
+
+class Series:
+    """The exchanges of one kind of caller with one provider over one wire."""
+
+    __slots__ = ("durations", "ends", "tokens", "ttfts")
+
+    def __init__(self) -> None:
+        self.ends: dict[Ending, int] = {}
+        self.durations = Histogram()
+        self.ttfts = Histogram()
+        self.tokens: dict[str, int] = {}
+
+
+SeriesKey = tuple[str, str, str]
+"""(provider, wire, ``managed`` or ``byo``)."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """Counters since the process started."""
+
+    series: dict[SeriesKey, Series] = field(default_factory=dict)
+    rejections: Counter[str] = field(default_factory=Counter)
+    """Answers of our own, by the reason in lower case: before admission and after it."""
+    flags: Counter[str] = field(default_factory=Counter)
+    """Flags of facts: what the Meter could not take at face value."""
+    connects: Counter[str] = field(default_factory=Counter)
+    """New connections that carried an exchange, by provider."""
+    connect_failures: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By provider and what failed."""
+    retries: Counter[str] = field(default_factory=Counter)
+    """By provider."""
+    limited: Counter[str] = field(default_factory=Counter)
+    """Requests that a rate limit refused, by the name in LIMITS."""
+    connections_total: int = 0
+    failures: deque[ExchangeLog] = field(default_factory=lambda: deque(maxlen=FAILURES_KEPT))
+    """What the driver is to log."""
+    logs_all: bool = False
+    """Whether exchanges that completed are logged as well."""
+
+    def count_fact(self, fact: UsageFact) -> None:
+        """A managed exchange that ended."""
+        opened = fact.opened
+        key = (opened.provider, opened.wire, MANAGED)
+        series = self.series.get(key)
+        if series is None:
+            series = self.series[key] = Series()
+        status = fact.status
+        ending = (0 if status is None else status // 100, fact.outcome, fact.usage_status)
+        try:
+            series.ends[ending] += 1
+        except KeyError:
+            series.ends[ending] = 1
+        # Histogram.add, twice, without the calls: this runs once for each exchange.
+        ms = fact.duration_ms
+        if ms is not None:
+            histogram = series.durations
+            histogram.counts[bisect_left(BUCKETS_MS, ms)] += 1
+            histogram.sum_ms += ms
+        ms = fact.ttft_ms
+        if ms is not None:
+            histogram = series.ttfts
+            histogram.counts[bisect_left(BUCKETS_MS, ms)] += 1
+            histogram.sum_ms += ms
+        tokens = fact.tokens
+        if tokens:
+            counted = series.tokens
+            for token_class, count in tokens.items():
+                counted[token_class] = counted.get(token_class, 0) + count
+        if fact.flags:
+            self.flags.update(fact.flags)
+
+    def count_byo(
+        self, provider: str, wire: str, status: int | None, outcome: str, duration_ms: int, ttft_ms: int | None
+    ) -> None:
+        """An exchange with the caller's own key that ended."""
+        series = self.series.setdefault((provider, wire, BYO), Series())
+        ending = (0 if status is None else status // 100, outcome, "")
+        series.ends[ending] = series.ends.get(ending, 0) + 1
+        series.durations.add(duration_ms)
+        if ttft_ms is not None:
+            series.ttfts.add(ttft_ms)
+
+    def count_rejection(self, rejection: Rejection) -> None:
+        """An answer of our own."""
+        self.rejections[rejection.reason.name.lower()] += 1
+        # An embedder's hook may say so for reasons of its own.
+        if rejection.reason is Reason.RATE_LIMITED and rejection.detail in LIMITS:
+            self.limited[rejection.detail] += 1
+
+    @property
+    def requests(self) -> dict[tuple[str, str, str, str, str], int]:
+        """Exchanges that ended, by provider, wire, kind of caller, class of status (``2xx``, ``none``) and outcome."""
+        counted: Counter[tuple[str, str, str, str, str]] = Counter()
+        for (provider, wire, caller), (hundreds, outcome, _), number in self._ends():
+            counted[provider, wire, caller, status_class(hundreds), str(outcome)] += number
+        return dict(counted)
+
+    @property
+    def usage(self) -> dict[tuple[str, str, str], int]:
+        """Facts by provider, wire and usage status."""
+        counted: Counter[tuple[str, str, str]] = Counter()
+        for (provider, wire, caller), (_, _, usage_status), number in self._ends():
+            if caller == MANAGED:
+                counted[provider, wire, str(usage_status)] += number
+        return dict(counted)
+
+    @property
+    def tokens(self) -> dict[tuple[str, str], int]:
+        """Tokens by provider and class."""
+        counted: Counter[tuple[str, str]] = Counter()
+        for (provider, _, _), series in self.series.items():
+            for token_class, number in series.tokens.items():
+                counted[provider, token_class] += number
+        return dict(counted)
+
+    def _ends(self) -> Iterator[tuple[SeriesKey, Ending, int]]:
+        for key, series in self.series.items():
+            for ending, number in series.ends.items():
+                yield key, ending, number
+
+
+def status_class(hundreds: int) -> str:
+    """``2xx`` and the like; ``none`` where the caller got no status."""
+    return f"{hundreds}xx" if hundreds else "none"
