@@ -20,6 +20,7 @@ from aigw_anyio import cli_deny, cli_facts, cli_keys, logs
 from aigw_anyio.dataplane import DataPlaneFactory
 from aigw_anyio.lifecycle import EXIT_CONFIGURATION, EXIT_FAILED, Options, run_gateway
 from aigw_anyio.limits import raise_open_files_limit
+from aigw_anyio.notify import Notifier
 from aigw_anyio.settings import SettingsError, load_settings
 from aigw_anyio.version import VERSION
 
@@ -122,7 +123,8 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
     logs.configure(settings.log_format, settings.log_level)
     for warning in warnings:
         _log.warning("%s", warning)
-    run = partial(run_gateway, settings, factory, Options(backend, reload=load, owns_process=True))
+    options = Options(backend, reload=load, owns_process=True, notifier=Notifier.from_environ(os.environ))
+    run = partial(run_gateway, settings, factory, options)
     if arguments.demo:
         # Only the demo needs the mock provider's answers.
         from aigw_anyio.demo import run_demo

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from aigw_anyio.settings import Settings
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink
-from aigw_anyio.tls import listener_context, upstream_context
+from aigw_anyio.tls import TlsContexts, tls_contexts
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
@@ -71,8 +69,7 @@ class PlaneBase(Generic[D, U]):
         self.gateway = gateway
         self.sink = sink
         self.failures = gateway.stats.failures
-        files = settings.tls_files
-        self._listener_tls = listener_context(*files) if files is not None else None
+        self._tls = tls_contexts(settings.tls_files, settings.upstream_ca_path)
         self._address = settings.listen_addr
         self._max_connections = max_connections(settings)
         self._connections: set[D] = set()
@@ -101,6 +98,14 @@ class PlaneBase(Generic[D, U]):
     def connections(self) -> int:
         return len(self._connections) + len(self._detached)
 
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        self.close_upstreams(idle)
+        if (tls.listener is None) == (self._tls.listener is None):
+            self._tls = tls
+        else:
+            # From one connection to the next, callers would find another protocol on the same port.
+            self._tls = TlsContexts(self._tls.listener, tls.upstream)
+
     def apply_deny(self, changes: list[DenyChange] | None) -> None:
         """Cuts what the deny-set now forbids; None after a whole new set."""
         for owner, reason in self.gateway.apply_deny(changes):
@@ -120,7 +125,8 @@ class PlaneBase(Generic[D, U]):
 
     def listener_pipe(self) -> TlsPipe | None:
         """TLS for one caller, where the listener has a certificate."""
-        return TlsPipe(self._listener_tls, server_side=True) if self._listener_tls is not None else None
+        context = self._tls.listener
+        return TlsPipe(context, server_side=True) if context is not None else None
 
     @property
     def is_full(self) -> bool:
@@ -214,9 +220,3 @@ class PlaneBase(Generic[D, U]):
                     }
                 },
             )
-
-
-def provider_tls(settings: Settings) -> ssl.SSLContext:
-    """The trust for provider connections. Raises ValueError."""
-    ca_file = settings.upstream_ca_file
-    return upstream_context(Path(ca_file) if ca_file is not None else None)

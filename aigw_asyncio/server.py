@@ -7,10 +7,11 @@ import asyncio
 from anyio.abc import TaskGroup
 
 from aigw_anyio.connecting import Resolver
-from aigw_anyio.plane import SWEEP_SECS, PlaneBase, provider_tls
+from aigw_anyio.plane import SWEEP_SECS, PlaneBase
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
 from aigw_anyio.sockets import BACKLOG
+from aigw_anyio.tls import TlsContexts
 from aigw_asyncio.connector import Connector
 from aigw_asyncio.downstream import Downstream
 from aigw_asyncio.reading import ReadBuffer
@@ -30,7 +31,6 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         self.loop = asyncio.get_running_loop()
         self.read_buffer = ReadBuffer(self.loop)
         self.connector: Connector
-        self._provider_tls = provider_tls(settings)
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._push_due = False
@@ -41,7 +41,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     # aigw_anyio.dataplane.DataPlane
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
-        self.connector = Connector(self.loop, self._provider_tls, Resolver(tasks), self.read_buffer)
+        self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer)
         self._server = await self.loop.create_server(
             self._new_connection, self._address.host, self._address.port, backlog=BACKLOG, reuse_address=True
         )
@@ -54,9 +54,9 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
             self._server.close()
             self._server = None
 
-    def reload(self, settings: Settings, idle: list[object]) -> None:
-        self.close_upstreams(idle)
-        self.connector.replace_tls(provider_tls(settings))
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        super().reload(tls, idle)
+        self.connector.replace_tls(tls.upstream)
 
     async def aclose(self) -> None:
         self.stop_accepting()
