@@ -21,6 +21,8 @@ _log = logging.getLogger("aigw.exchange")
 
 LOG_LINES_MAX: Final = 100
 """Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
+NO_ROOM_TOLD_SECS: Final = 1.0
+"""Between two lines that say that no connection can be accepted: it is tried far more often."""
 SWEEP_SECS: Final = 1.0
 """Between looks for idle upstream connections that have expired."""
 
@@ -75,6 +77,7 @@ class PlaneBase(Generic[D, U]):
         self._connections: set[D] = set()
         self._detached: set[D] = set()
         self._answers: dict[str, D] = {}
+        self._no_room_told = -NO_ROOM_TOLD_SECS
         self._log_second = 0
         self._logged = 0
         self._unlogged = 0
@@ -132,6 +135,13 @@ class PlaneBase(Generic[D, U]):
     def is_full(self) -> bool:
         """The process holds as many connections as its file descriptors allow."""
         return len(self._connections) >= self._max_connections
+
+    def note_no_room(self, error: OSError) -> None:
+        """A connection cannot be accepted, for want of descriptors or memory."""
+        now = self.now()
+        if now - self._no_room_told >= NO_ROOM_TOLD_SECS:
+            self._no_room_told = now
+            _log.error("no connection can be accepted", extra={"fields": {"error": error.strerror}})
 
     def admit(self, connection: D) -> bool:
         """False when the process is full."""

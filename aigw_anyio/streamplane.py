@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from typing import Final
@@ -11,6 +10,7 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from aigw_anyio.channel import Channel
+from aigw_anyio.limits import NO_ROOM
 from aigw_anyio.plane import SWEEP_SECS, PlaneBase
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
@@ -27,8 +27,6 @@ ACCEPTED_AT_ONCE_MAX: Final = 64
 """Connections accepted in one go, so that a burst of new ones does not stop the running ones."""
 ACCEPT_PAUSE_SECS: Final = 0.1
 """Where the system has no descriptors or memory for a connection: some may be free by then."""
-
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
@@ -88,8 +86,8 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
                     break
                 except OSError as error:
                     # Any other error is that of one connection, gone before we came (accept(2)).
-                    if error.errno in _NO_ROOM:
-                        _log.error("no connection can be accepted", extra={"fields": {"error": error.strerror}})
+                    if error.errno in NO_ROOM:
+                        self.note_no_room(error)
                         await anyio.sleep(ACCEPT_PAUSE_SECS)
                     break
                 self._serve(sock, connections)

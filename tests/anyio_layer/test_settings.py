@@ -375,6 +375,14 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
             {"AI_METRICS_LISTEN": "0.0.0.0:8080"},
             "metrics_listen (AI_METRICS_LISTEN): is the same address as listen_addr",
         ),
+        (
+            {"AI_METRICS_LISTEN": "127.0.0.1:8080"},
+            "metrics_listen (AI_METRICS_LISTEN): has the port of listen_addr, one of them on all addresses",
+        ),
+        (
+            {"AI_LISTEN_ADDR": "[::1]:9090", "AI_METRICS_LISTEN": "[::]:9090"},
+            "metrics_listen (AI_METRICS_LISTEN): has the port of listen_addr, one of them on all addresses",
+        ),
         ({"AI_SIGNING_KEYS": '{"1": 1, "1": 2}'}, "signing_keys (AI_SIGNING_KEYS): names a member twice"),
         ({"AI_PROVIDER_BASES": '{"openai": []}'}, "provider_bases.openai (AI_PROVIDER_BASES): is empty"),
         (
@@ -549,6 +557,15 @@ def test_listen_addr_never_does_anything_else(text: str) -> None:
 )
 def test_default_max_connections(open_files: int, idle: int, expected: int) -> None:
     assert default_max_connections(open_files, idle) == expected
+
+
+@pytest.mark.parametrize("other", ["0.0.0.0:8081", "[::]:8080", "127.0.0.1:9090", "gateway.internal:8080"])
+def test_listeners_that_do_not_meet(other: str) -> None:
+    assert load(environ={"AI_METRICS_LISTEN": other})[1] == []
+
+
+def test_both_listeners_may_let_the_system_choose() -> None:
+    assert load(environ={"AI_LISTEN_ADDR": "0.0.0.0:0", "AI_METRICS_LISTEN": "0.0.0.0:0"})[1] == []
 
 
 def test_max_connections_is_the_configured_one() -> None:
