@@ -281,6 +281,29 @@ async def test_reload_swaps_the_policy(config: Path, tmp_path: Path, caplog: pyt
     assert "settings that take a restart have changed: max_connections" in messages
 
 
+async def test_certificates_that_are_replaced_while_they_are_read(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good when the settings were checked, and gone a moment later: nothing changes, and nothing ends."""
+
+    def gone(*_: object) -> TlsContexts:
+        raise ValueError("the key cannot be read: No such file or directory")
+
+    run = Run(config)
+    with anyio.fail_after(DEADLINE), (tmp_path / "facts").open("wb") as facts:
+        async with anyio.create_task_group() as tasks:
+            await run.start(tasks, facts.fileno())
+            monkeypatch.setattr(lifecycle, "tls_contexts", gone)
+            before = run.plane.gateway.policy
+            send(signal.SIGHUP)
+            await run.until(lambda: "configuration not reloaded: certificates: the key cannot be read" in caplog.text)
+            assert run.plane.gateway.policy is before
+            send(signal.SIGTERM)
+            await run.until_over()
+    assert run.code == 0
+    assert not any(call.startswith("reload") for call in run.plane.calls)
+
+
 async def test_port_in_use(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, variable in (("listen_addr", "AI_LISTEN_ADDR"), ("metrics_listen", "AI_METRICS_LISTEN")):
         async with await httpd.listen("127.0.0.1", 0) as taken:
