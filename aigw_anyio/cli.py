@@ -19,7 +19,8 @@ import anyio
 from aigw_anyio import cli_deny, cli_doctor, cli_facts, cli_keys, logs
 from aigw_anyio.dataplane import DataPlaneFactory
 from aigw_anyio.lifecycle import EXIT_CONFIGURATION, EXIT_FAILED, Options, run_gateway
-from aigw_anyio.limits import raise_open_files_limit
+from aigw_anyio.limits import FILES_MIN, open_files_limit, out_of_files, raise_open_files_limit
+from aigw_anyio.notify import Notifier
 from aigw_anyio.settings import SettingsError, load_settings
 from aigw_anyio.version import VERSION
 
@@ -117,6 +118,10 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
         logs.say("aigw: standard output is closed, so usage facts have nowhere to go")
         return EXIT_FAILED
     raise_open_files_limit()
+    files = open_files_limit()
+    if files < FILES_MIN:
+        logs.say(f"aigw: a limit of {files} open files is too low; allowed: {FILES_MIN} or more (ulimit -n)")
+        return EXIT_FAILED
     load = partial(load_settings, config=arguments.config, environ=os.environ)
     try:
         settings, warnings = load()
@@ -127,7 +132,8 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
     logs.configure(settings.log_format, settings.log_level)
     for warning in warnings:
         _log.warning("%s", warning)
-    run = partial(run_gateway, settings, factory, Options(backend, reload=load, owns_process=True))
+    options = Options(backend, reload=load, owns_process=True, notifier=Notifier.from_environ(os.environ))
+    run = partial(run_gateway, settings, factory, options)
     if arguments.demo:
         # Only the demo needs the mock provider's answers.
         from aigw_anyio.demo import run_demo
@@ -137,7 +143,11 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
         return anyio.run(run, backend=backend, backend_options={"use_uvloop": True} if arguments.uvloop else {})
     except KeyboardInterrupt:
         return EXIT_FAILED
-    except Exception:  # noqa: BLE001  # our own bug: say so, and leave with the documented code
+    except Exception as error:  # noqa: BLE001  # say so, and leave with the documented code
+        if out_of_files(error):
+            logs.say(f"aigw: no file descriptors are left: the limit is {open_files_limit()} (ulimit -n)")
+            return EXIT_FAILED
+        # Our own bug.
         _log.critical("the gateway has failed", exc_info=True)
         return EXIT_FAILED
 

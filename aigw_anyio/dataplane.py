@@ -9,6 +9,7 @@ from anyio.abc import TaskGroup
 
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
+from aigw_anyio.tls import TlsContexts
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 
@@ -35,8 +36,11 @@ class DataPlane(Protocol):
         """Ends every exchange now; their facts are emitted before this returns."""
         ...
 
-    def reload(self, settings: Settings, idle: list[object]) -> None:
-        """Adopts what it can of new settings; closes the pooled connections that the new policy gave up."""
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        """Connections from now on have this TLS; closes the pooled ones that the new policy gave up.
+
+        A listener that was made without TLS stays without, one with TLS keeps to it.
+        """
         ...
 
     def apply_deny(self, changes: list[DenyChange] | None) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -23,10 +23,12 @@ from aigw_anyio.deny.control import DenySource
 from aigw_anyio.deny.keeper import DenyKeeper
 from aigw_anyio.deny.sources import MakeHost, make_deny_source
 from aigw_anyio.memory import settle_heap
-from aigw_anyio.settings import ListenAddr, Settings, SettingsError
+from aigw_anyio.notify import Notifier
+from aigw_anyio.settings import ListenAddr, Settings, SettingsError, waits_for_restart
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink, SinkError
 from aigw_anyio.sinks.choice import make_sink
+from aigw_anyio.tls import TlsContexts, tls_contexts
 from aigw_core.gateway import Gateway
 from aigw_core.limiter import Limiter
 
@@ -42,34 +44,14 @@ FORCED_SECS: Final = 1.0
 """The same after a second signal, or where the start or a task has failed."""
 CLOSE_SECS: Final = 2.0
 """For sockets to close once every exchange is over."""
+STOP_SLACK_SECS: Final = CUT_SECS + 2 * FLUSH_SECS + CLOSE_SECS
+"""The most that a drain takes beyond ``shutdown_delay_secs`` and ``shutdown_grace_secs``."""
 
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_CONFIGURATION: Final = 2
 
 _STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-_ADOPTED_AT_START: Final = (
-    "listen_addr",
-    "metrics_listen",
-    "tls_cert_file",
-    "tls_key_file",
-    "max_connections",
-    "pool_max_idle",
-    "fact_sink",
-    "spool_dir",
-    "spool_fsync",
-    "spool_max_bytes",
-    "spool_retention_days",
-    "facts_subject",
-    "facts_stream",
-    "deny_source",
-    "deny_file",
-    "nats_url",
-    "nats_creds",
-    "nats_ca_file",
-    "nats_bucket",
-    "snapshot_path",
-)
 
 Reload = Callable[[], tuple[Settings, list[str]]]
 """Loads the settings again, with their warnings. Raises SettingsError."""
@@ -93,6 +75,8 @@ class Options:
     """Whether process-wide settings, such as those of the garbage collector, may be changed."""
     announce: Callable[[ListenAddr], None] | None = None
     """Called with the bound data address, after the ``listening`` line."""
+    notifier: Notifier = field(default_factory=Notifier)
+    """The service manager that is told of each change of state; by default none."""
     make_sink: Callable[[Settings], FactSink] = make_sink
     make_nats_host: MakeHost | None = None
     """Where the NATS code of the deny feed runs; by default in the running loop or, on trio, in a thread."""
@@ -119,9 +103,11 @@ async def run_gateway(settings: Settings, factory: DataPlaneFactory, options: Op
 class _Process:
     def __init__(self, settings: Settings, factory: DataPlaneFactory, options: Options) -> None:
         self._settings = settings
+        self._started_with = settings
         self._factory = factory
         self._options = options
         self._generation = 0
+        self._status = ""
         self._gateway = Gateway(
             settings.build_policy(0),
             entropy=os.urandom(32),
@@ -176,6 +162,9 @@ class _Process:
         if self._options.owns_process:
             settle_heap()
         logs.say(f"listening data={data_address} admin={admin_address}")
+        self._status = f"serving on {data_address}, admin on {admin_address}"
+        self._options.notifier.ready(self._status)
+        tasks.start_soon(self._options.notifier.watch)
         if self._options.announce is not None:
             self._options.announce(data_address)
 
@@ -225,26 +214,32 @@ class _Process:
             await self._reload()
 
     async def _reload(self) -> None:
-        if self._options.reload is None:
+        reload = self._options.reload
+        if reload is None:
             return
+        self._options.notifier.reloading()
         try:
-            settings, warnings = await anyio.to_thread.run_sync(self._options.reload)
+            settings, warnings, tls = await anyio.to_thread.run_sync(_read_again, reload)
         except SettingsError as error:
-            for problem in error.problems:
-                _log.error("configuration not reloaded: %s", problem)
-            return
+            _log.error("configuration not reloaded: %s", " | ".join(error.problems))
+        else:
+            self._adopt(settings, warnings, tls)
+        self._options.notifier.ready(self._status)
+
+    def _adopt(self, settings: Settings, warnings: list[str], tls: TlsContexts) -> None:
+        """Without a wait in it: no exchange sees half of it."""
         self._generation += 1
         idle = self._gateway.reload(settings.build_policy(self._generation))
-        self._plane.reload(settings, idle)
+        self._plane.reload(tls, idle)
         # The reasons that end running exchanges may be others now.
         self._plane.apply_deny(None)
         logs.configure(settings.log_format, settings.log_level)
         self._gateway.stats.logs_all = settings.access_log
         for warning in warnings:
             _log.warning("%s", warning)
-        for name in _ADOPTED_AT_START:
-            if getattr(settings, name) != getattr(self._settings, name):
-                _log.warning("%s has changed, which takes a restart", name)
+        waiting = waits_for_restart(self._started_with, settings)
+        if waiting:
+            _log.warning("settings that take a restart have changed: %s", ", ".join(waiting))
         self._settings = settings
         _log.info("configuration reloaded")
 
@@ -272,6 +267,8 @@ class _Process:
         """Whether every fact was written."""
         plane, settings = self._plane, self._settings
         self._gateway.drain()
+        longest = settings.shutdown_delay_secs + settings.shutdown_grace_secs + STOP_SLACK_SECS
+        self._options.notifier.stopping("draining", longest)
         await anyio.sleep(settings.shutdown_delay_secs)
         plane.stop_accepting()
         plane.drain()
@@ -309,6 +306,16 @@ class _Process:
         if waiting:
             _log.error("usage facts could not be written", extra={"fields": {"bytes": waiting}})
         return not waiting
+
+
+def _read_again(reload: Reload) -> tuple[Settings, list[str], TlsContexts]:
+    """In a worker thread. Raises SettingsError."""
+    settings, warnings = reload()
+    try:
+        return settings, warnings, tls_contexts(settings.tls_files, settings.upstream_ca_path)
+    except ValueError as error:
+        # They were good a moment ago, when the settings were checked: somebody is writing them.
+        raise SettingsError([f"certificates: {error}"]) from None
 
 
 def _errno(error: OSError) -> int | None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-import ssl
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar, cast
 
 from aigw_anyio.settings import Settings
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink
-from aigw_anyio.tls import listener_context, upstream_context
+from aigw_anyio.tls import TlsContexts, tls_contexts
 from aigw_anyio.tlspipe import TlsPipe
-from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
@@ -26,15 +23,24 @@ _access_log = logging.getLogger("aigw.access")
 
 LOG_LINES_MAX: Final = 100
 """Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
+NO_ROOM_TOLD_SECS: Final = 1.0
+"""Between two lines that say that no connection can be accepted: it is tried far more often."""
 SWEEP_SECS: Final = 1.0
 """Between looks for idle upstream connections that have expired."""
+
+
+class Responds(Protocol):
+    """A machine, as far as it is counted."""
+
+    @property
+    def responding(self) -> bool: ...
 
 
 class Driver(Protocol):
     """The driver of one connection, as its data plane knows it. Each call is one input of its machine."""
 
     @property
-    def machine(self) -> Connection: ...
+    def machine(self) -> Responds: ...
 
     def drain(self) -> None: ...
     def cut(self, reason: DenyReason | None) -> None: ...
@@ -78,13 +84,13 @@ class PlaneBase(Generic[D, U]):
         self.sink = sink
         self.failures = gateway.stats.failures
         gateway.stats.logs_all = settings.access_log
-        files = settings.tls_files
-        self._listener_tls = listener_context(*files) if files is not None else None
+        self._tls = tls_contexts(settings.tls_files, settings.upstream_ca_path)
         self._address = settings.listen_addr
         self._max_connections = max_connections(settings)
         self._connections: set[D] = set()
         self._detached: set[D] = set()
         self._answers: dict[str, D] = {}
+        self._no_room_told = -NO_ROOM_TOLD_SECS
         self._log_second = 0
         self._logged = 0
         self._unlogged = 0
@@ -112,6 +118,14 @@ class PlaneBase(Generic[D, U]):
     def streams(self) -> int:
         return sum(connection.machine.responding for connection in self._connections)
 
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        self.close_upstreams(idle)
+        if (tls.listener is None) == (self._tls.listener is None):
+            self._tls = tls
+        else:
+            # From one connection to the next, callers would find another protocol on the same port.
+            self._tls = TlsContexts(self._tls.listener, tls.upstream)
+
     def apply_deny(self, changes: list[DenyChange] | None) -> None:
         """Cuts what the deny-set now forbids; None after a whole new set."""
         for owner, reason in self.gateway.apply_deny(changes):
@@ -131,12 +145,20 @@ class PlaneBase(Generic[D, U]):
 
     def listener_pipe(self) -> TlsPipe | None:
         """TLS for one caller, where the listener has a certificate."""
-        return TlsPipe(self._listener_tls, server_side=True) if self._listener_tls is not None else None
+        context = self._tls.listener
+        return TlsPipe(context, server_side=True) if context is not None else None
 
     @property
     def is_full(self) -> bool:
         """The process holds as many connections as its file descriptors allow."""
         return len(self._connections) >= self._max_connections
+
+    def note_no_room(self, error: OSError) -> None:
+        """A connection cannot be accepted, for want of descriptors or memory."""
+        now = self.now()
+        if now - self._no_room_told >= NO_ROOM_TOLD_SECS:
+            self._no_room_told = now
+            _log.error("no connection can be accepted", extra={"fields": {"error": error.strerror}})
 
     def admit(self, connection: D) -> bool:
         """False when the process is full."""
@@ -235,9 +257,3 @@ def _fields(ended: ExchangeLog) -> dict[str, object]:
         "response_bytes": ended.response_bytes,
         "detail": ended.detail or None,
     }
-
-
-def provider_tls(settings: Settings) -> ssl.SSLContext:
-    """The trust for provider connections. Raises ValueError."""
-    ca_file = settings.upstream_ca_file
-    return upstream_context(Path(ca_file) if ca_file is not None else None)

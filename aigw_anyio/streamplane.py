@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
 from typing import Final
@@ -11,11 +10,13 @@ import anyio
 from anyio.abc import TaskGroup, TaskStatus
 
 from aigw_anyio.channel import Channel
-from aigw_anyio.plane import SWEEP_SECS, PlaneBase, provider_tls
+from aigw_anyio.limits import NO_ROOM
+from aigw_anyio.plane import SWEEP_SECS, PlaneBase
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
 from aigw_anyio.socketstream import SocketStream, bind_listeners
 from aigw_anyio.streams import StreamDriver
+from aigw_anyio.tls import TlsContexts
 from aigw_anyio.upstream import StreamConnector, StreamUpstream
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
@@ -27,8 +28,6 @@ ACCEPTED_AT_ONCE_MAX: Final = 64
 ACCEPT_PAUSE_SECS: Final = 0.1
 """Where the system has no descriptors or memory for a connection: some may be free by then."""
 
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-
 
 class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
     """Implements :class:`aigw_anyio.dataplane.DataPlane` on asyncio and on trio."""
@@ -39,7 +38,6 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
     def __init__(self, gateway: Gateway, sink: FactSink, settings: Settings) -> None:
         """Must be made inside a running event loop."""
         super().__init__(gateway, sink, settings)
-        self._upstream_tls = provider_tls(settings)
         self._connector: StreamConnector | None = None
         self._accepting = anyio.CancelScope()
         self._scope = anyio.CancelScope()
@@ -58,7 +56,7 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
         try:
             with self._scope:
                 async with anyio.create_task_group() as tasks:
-                    self._connector = StreamConnector(self._upstream_tls, tasks)
+                    self._connector = StreamConnector(self._tls.upstream, tasks)
                     tasks.start_soon(self._sweep)
                     tasks.start_soon(self._accept, listeners, tasks)
                     task_status.started()
@@ -88,8 +86,8 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
                     break
                 except OSError as error:
                     # Any other error is that of one connection, gone before we came (accept(2)).
-                    if error.errno in _NO_ROOM:
-                        _log.error("no connection can be accepted", extra={"fields": {"error": error.strerror}})
+                    if error.errno in NO_ROOM:
+                        self.note_no_room(error)
                         await anyio.sleep(ACCEPT_PAUSE_SECS)
                     break
                 self._serve(sock, connections)
@@ -126,11 +124,10 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
     def stop_accepting(self) -> None:
         self._accepting.cancel()
 
-    def reload(self, settings: Settings, idle: list[object]) -> None:
-        self.close_upstreams(idle)
-        self._upstream_tls = provider_tls(settings)
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        super().reload(tls, idle)
         if self._connector is not None:
-            self._connector.replace_tls(self._upstream_tls)
+            self._connector.replace_tls(tls.upstream)
 
     async def aclose(self) -> None:
         self.stop_accepting()

@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """For new connections. Those that are open keep the context that they began with."""
+
+    listener: ssl.SSLContext | None
+    """None where the data listener speaks plain HTTP."""
+    upstream: ssl.SSLContext
+
+
+def tls_contexts(listener_files: tuple[Path, Path] | None, upstream_ca_file: Path | None) -> TlsContexts:
+    """Reads every file: certificate chain and key of the listener, trust for providers. Raises ValueError.
+
+    Takes tens of milliseconds where the system's trust is read.
+    """
+    listener = listener_context(*listener_files) if listener_files is not None else None
+    return TlsContexts(listener, upstream_context(upstream_ca_file))
 
 
 class _KeyIsEncrypted(Exception):

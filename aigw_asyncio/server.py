@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from anyio.abc import TaskGroup
 
 from aigw_anyio.connecting import Resolver
-from aigw_anyio.plane import SWEEP_SECS, PlaneBase, provider_tls
+from aigw_anyio.limits import NO_ROOM
+from aigw_anyio.plane import SWEEP_SECS, PlaneBase
 from aigw_anyio.settings import Settings
 from aigw_anyio.sinks import FactSink
 from aigw_anyio.sockets import BACKLOG
+from aigw_anyio.tls import TlsContexts
 from aigw_asyncio.connector import Connector
 from aigw_asyncio.downstream import Downstream
 from aigw_asyncio.reading import ReadBuffer
@@ -30,10 +33,10 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         self.loop = asyncio.get_running_loop()
         self.read_buffer = ReadBuffer(self.loop)
         self.connector: Connector
-        self._provider_tls = provider_tls(settings)
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self._push_due = False
+        self._outer_handler = self.loop.get_exception_handler()
 
     def now(self) -> float:
         return self.loop.time()
@@ -41,11 +44,12 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     # aigw_anyio.dataplane.DataPlane
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
-        self.connector = Connector(self.loop, self._provider_tls, Resolver(tasks), self.read_buffer)
+        self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer)
         self._server = await self.loop.create_server(
             self._new_connection, self._address.host, self._address.port, backlog=BACKLOG, reuse_address=True
         )
         self._sweep = self.loop.call_later(SWEEP_SECS, self._sweep_pool)
+        self.loop.set_exception_handler(self._explain)
         bound = self._server.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
 
@@ -54,9 +58,9 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
             self._server.close()
             self._server = None
 
-    def reload(self, settings: Settings, idle: list[object]) -> None:
-        self.close_upstreams(idle)
-        self.connector.replace_tls(provider_tls(settings))
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        super().reload(tls, idle)
+        self.connector.replace_tls(tls.upstream)
 
     async def aclose(self) -> None:
         self.stop_accepting()
@@ -65,6 +69,20 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
             self._sweep.cancel()
             self._sweep = None
         self.close_upstreams(self.gateway.pool.drain())
+
+    def _explain(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """The exception handler of the loop, to its end: what a listener has begun may fail after it is closed."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in NO_ROOM and "socket" in context:
+            # asyncio tells so for each of its thousand tries a second, with a traceback.
+            self.note_no_room(error)
+        elif self._server is None and "_start_serving" in str(context.get("message")):
+            # The next of these tries, on a listener that is closed by now.
+            return
+        elif self._outer_handler is not None:
+            self._outer_handler(loop, context)
+        else:
+            loop.default_exception_handler(context)
 
     # What connections call
 

@@ -9,6 +9,7 @@ Comments directly above a block say what is special about it:
 ``<!-- run: prints TEXT -->``     the text is in its output, or in that of the gateway it starts
 ``<!-- run: logs TEXT -->``       the running gateway says so on stderr, now or soon
 ``<!-- run: stops -->``           asks the running gateway to stop, which it does, and well
+``<!-- run: client NAME -->``     run by tests/clients, where that client is installed; ``*`` is for each of them
 ``<!-- run: install -->``         sets up a virtual environment, so it is not run, but for the gateway it may end in
 
 Pages show the default addresses and example keys; :class:`Page` puts in those that it really uses.
@@ -36,8 +37,8 @@ from typing import IO, Final
 from aigw_anyio.settings import load_settings
 from tests.sources import ROOT
 
-LANGUAGES: Final = frozenset({"bash", "json", "mermaid", "python", "text", "toml"})
-"""``text`` and ``mermaid`` are for people; all others are run, loaded or parsed."""
+LANGUAGES: Final = frozenset({"bash", "javascript", "json", "mermaid", "python", "text", "toml"})
+"""``text`` and ``mermaid`` are for people; all others are run, loaded or parsed. ``javascript`` is for clients only."""
 BLOCK_SECS: Final = 60.0
 """Generous: what a page runs takes a second or two."""
 POLL_SECS: Final = 0.01
@@ -51,7 +52,7 @@ PUBLIC_KEY: Final = "6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw="
 
 _FENCE: Final = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MARKS: Final = re.compile(r"(?:<!-- run: [^\n]+ -->\n)+\Z")
-_WORDS: Final = frozenset({"background", "fails", "file", "install", "logs", "prints", "serve", "stops"})
+_WORDS: Final = frozenset({"background", "client", "fails", "file", "install", "logs", "prints", "serve", "stops"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,9 @@ def blocks_of(text: str) -> list[Block]:
         above = _MARKS.search(text, 0, fence.start())
         lines = above[0].splitlines() if above is not None else []
         marks = tuple(_mark(comment) for comment in lines)
-        language = fence[1]
-        if language not in LANGUAGES or not {word for word, _ in marks} <= _WORDS:
+        language, words = fence[1], {word for word, _ in marks}
+        is_foreign = language == "javascript" and "client" not in words
+        if language not in LANGUAGES or not words <= _WORDS or is_foreign:
             raise ValueError(f"line {line}: nobody knows how to run this block")
         found.append(Block(language, fence[2], line, marks))
     if text.count("<!-- run: ") != sum(len(block.marks) for block in found):
@@ -232,6 +234,8 @@ class Page:
             self._run(block)
 
     def _run(self, block: Block) -> None:
+        if block.mark("client") is not None:
+            return
         self._look_for_key()
         text = block.text
         for shown, real in self._examples.items():

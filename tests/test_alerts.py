@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # no types in the wheel
+import yaml
 
 from tests.sources import ROOT
 

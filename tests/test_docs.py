@@ -58,6 +58,7 @@ def test_a_block_that_fails_is_noticed(block: str, message: str, tmp_path: Path)
     [
         "```\nuntold\n```\n",
         "```ruby\n1\n```\n",
+        "```javascript\n1\n```\n",
         "<!-- run: guess -->\n```bash\ntrue\n```\n",
         "<!-- run: prints a -->\n\n```bash\ntrue\n```\n",
     ],

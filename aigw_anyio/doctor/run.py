@@ -13,8 +13,8 @@ from aigw_anyio.doctor.local import check_limits, check_listeners
 from aigw_anyio.doctor.natscheck import check_nats
 from aigw_anyio.doctor.providers import Checked, check_clock, check_provider
 from aigw_anyio.doctor.report import Finding, ok, warning
-from aigw_anyio.plane import provider_tls
 from aigw_anyio.settings import Settings
+from aigw_anyio.tls import upstream_context
 from aigw_core.policy import ProviderPolicy
 
 CONNECT_SECS_MAX: Final = 10.0
@@ -54,7 +54,7 @@ def chosen(settings: Settings, only: Sequence[str]) -> Mapping[str, ProviderPoli
 
 
 async def _providers(settings: Settings, only: Sequence[str]) -> list[Finding]:
-    tls = provider_tls(settings)
+    tls = upstream_context(settings.upstream_ca_path)
     secs = min(settings.connect_timeout_secs, CONNECT_SECS_MAX)
     results: dict[str, Checked] = {}
 

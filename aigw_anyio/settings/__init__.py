@@ -3,9 +3,10 @@
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.settings.fields import ListenAddr
 from aigw_anyio.settings.load import SettingsError, load_settings
-from aigw_anyio.settings.model import LogFormat, LogLevel, Settings
+from aigw_anyio.settings.model import ADOPTED_AT_START, LogFormat, LogLevel, Settings, waits_for_restart
 
 __all__ = [
+    "ADOPTED_AT_START",
     "ListenAddr",
     "LogFormat",
     "LogLevel",
@@ -13,4 +14,5 @@ __all__ = [
     "SettingsError",
     "load_settings",
     "max_connections",
+    "waits_for_restart",
 ]

@@ -169,8 +169,22 @@ def _signing_keys(settings: Settings, label: Label) -> Iterator[str]:
 
 
 def _addresses(settings: Settings, label: Label) -> Iterator[str]:
-    if settings.listen_addr == settings.metrics_listen and settings.listen_addr.port != 0:
+    data, admin = settings.listen_addr, settings.metrics_listen
+    if data.port == 0 or data.port != admin.port:
+        return
+    if data.host == admin.host:
         yield f"{label('metrics_listen')}: is the same address as listen_addr; allowed: another port"
+    elif _takes_in(data.host, admin.host) or _takes_in(admin.host, data.host):
+        what = "has the port of listen_addr, one of them on all addresses"
+        yield f"{label('metrics_listen')}: {what}; allowed: another port"
+
+
+def _takes_in(host: str, other: str) -> bool:
+    """Whether the one stands for all addresses of the other's kind. A name is not looked up."""
+    try:
+        return ip_address(host).is_unspecified and ip_address(host).version == ip_address(other).version
+    except ValueError:
+        return False
 
 
 def _fact_sink(settings: Settings, label: Label) -> Iterator[str]:

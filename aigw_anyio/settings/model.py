@@ -219,6 +219,11 @@ class Settings(BaseModel):
         return [*PROVIDERS, *(name for name in self.provider_authorities if name not in PROVIDERS)]
 
     @property
+    def upstream_ca_path(self) -> Path | None:
+        """None for the system's trust."""
+        return Path(self.upstream_ca_file) if self.upstream_ca_file is not None else None
+
+    @property
     def tls_files(self) -> tuple[Path, Path] | None:
         """Certificate chain and key of the data listener; None serves plain HTTP."""
         if self.tls_cert_file is None or self.tls_key_file is None:
@@ -284,6 +289,41 @@ class Settings(BaseModel):
             auth_scheme=base.auth_scheme if scheme is None else scheme,
             messages_auth_scheme=base.messages_auth_scheme if scheme is None else None,
         )
+
+
+ADOPTED_AT_START: Final = frozenset(
+    {
+        "listen_addr",
+        "metrics_listen",
+        "max_connections",
+        "pool_max_idle",
+        "fact_sink",
+        "spool_dir",
+        "spool_fsync",
+        "spool_max_bytes",
+        "spool_retention_days",
+        "facts_subject",
+        "facts_stream",
+        "deny_source",
+        "deny_file",
+        "nats_url",
+        "nats_creds",
+        "nats_ca_file",
+        "nats_bucket",
+        "snapshot_path",
+        "workers",
+    }
+)
+"""Settings that a reload leaves as they were at the start. So does it with whether the data listener speaks TLS;
+which certificate it shows is no such setting."""
+
+
+def waits_for_restart(old: Settings, new: Settings) -> list[str]:
+    """The names whose new value a running gateway cannot adopt, in the order of the reference."""
+    changed = {name for name in ADOPTED_AT_START if getattr(old, name) != getattr(new, name)}
+    if (old.tls_files is None) != (new.tls_files is None):
+        changed |= {"tls_cert_file", "tls_key_file"}
+    return [name for name in Settings.model_fields if name in changed]
 
 
 V = TypeVar("V")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import Enum, StrEnum
 from typing import Final
 
-from aigw_anyio.settings.model import DEFAULT, Settings
+from aigw_anyio.settings.model import ADOPTED_AT_START, DEFAULT, Settings
 from docs.generator.markdown import code, table
 
 MEANINGS: Final = {
@@ -73,15 +73,28 @@ MEANINGS: Final = {
 }
 
 
+_RESTARTS: Final = {
+    **dict.fromkeys(ADOPTED_AT_START, "yes"),
+    **dict.fromkeys(("tls_cert_file", "tls_key_file"), "to switch TLS on or off"),
+}
+
+
 def configuration() -> str:
     """Every setting, in the order of the model."""
     fields = Settings.model_fields
     assert list(MEANINGS) == list(fields), "a setting without a meaning, or out of order"
     rows = [
-        (code(name), code(f"AI_{name.upper()}"), _default(info.default), info.description or "", MEANINGS[name])
+        (
+            code(name),
+            code(f"AI_{name.upper()}"),
+            _default(info.default),
+            info.description or "",
+            _RESTARTS.get(name, ""),
+            MEANINGS[name],
+        )
         for name, info in fields.items()
     ]
-    return table(("name", "variable", "default", "allowed", "meaning"), rows)
+    return table(("name", "variable", "default", "allowed", "restart", "meaning"), rows)
 
 
 def _default(value: object) -> str:

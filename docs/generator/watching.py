@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import yaml  # type: ignore[import-untyped]  # no types in the wheel
+import yaml
 
 from aigw_anyio.metrics.families import FAMILIES
 from docs.generator.markdown import code, table

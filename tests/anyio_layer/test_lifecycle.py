@@ -16,6 +16,7 @@ from aigw_anyio import httpd, lifecycle
 from aigw_anyio.lifecycle import Options, run_gateway
 from aigw_anyio.settings import ListenAddr, Settings, load_settings
 from aigw_anyio.sinks import FactSink, StdoutSink
+from aigw_anyio.tls import TlsContexts
 from aigw_core.denyset import DenyChange
 from aigw_core.facts import OpenRecord
 from aigw_core.gateway import Gateway
@@ -55,8 +56,8 @@ class FakePlane:
     def apply_deny(self, changes: list[DenyChange] | None) -> None:
         self.calls.append("apply_deny")
 
-    def reload(self, settings: Settings, idle: list[object]) -> None:
-        self.calls.append(f"reload {settings.rate_limit_rps} {idle}")
+    def reload(self, tls: TlsContexts, idle: list[object]) -> None:
+        self.calls.append(f"reload {tls.listener} {idle}")
 
     async def aclose(self) -> None:
         self.calls.append("aclose")
@@ -273,12 +274,35 @@ async def test_reload_swaps_the_policy(config: Path, tmp_path: Path, caplog: pyt
             send(signal.SIGTERM)
             await run.until_over()
     assert run.code == 0
-    assert run.plane.calls[0] == "reload 7 []"
+    assert run.plane.calls[0] == "reload None []"
     messages = [entry.getMessage() for entry in caplog.records]
-    refused = [message for message in messages if message.startswith("configuration not reloaded: ")]
-    assert len(refused) == 2
-    assert refused[0].startswith("configuration not reloaded: rate_limit_rps: is not a whole number")
-    assert "max_connections has changed, which takes a restart" in messages
+    (refused,) = [message for message in messages if message.startswith("configuration not reloaded: ")]
+    assert refused.startswith("configuration not reloaded: rate_limit_rps: is not a whole number")
+    assert " | workers: " in refused, "one line for all problems"
+    assert "settings that take a restart have changed: max_connections" in messages
+
+
+async def test_certificates_that_are_replaced_while_they_are_read(
+    config: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Good when the settings were checked, and gone a moment later: nothing changes, and nothing ends."""
+
+    def gone(*_: object) -> TlsContexts:
+        raise ValueError("the key cannot be read: No such file or directory")
+
+    run = Run(config)
+    with anyio.fail_after(DEADLINE), (tmp_path / "facts").open("wb") as facts:
+        async with anyio.create_task_group() as tasks:
+            await run.start(tasks, facts.fileno())
+            monkeypatch.setattr(lifecycle, "tls_contexts", gone)
+            before = run.plane.gateway.policy
+            send(signal.SIGHUP)
+            await run.until(lambda: "configuration not reloaded: certificates: the key cannot be read" in caplog.text)
+            assert run.plane.gateway.policy is before
+            send(signal.SIGTERM)
+            await run.until_over()
+    assert run.code == 0
+    assert not any(call.startswith("reload") for call in run.plane.calls)
 
 
 async def test_port_in_use(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigw_anyio.limits import default_max_connections
-from aigw_anyio.settings import Settings, SettingsError, load_settings, max_connections
+from aigw_anyio.settings import (
+    ADOPTED_AT_START,
+    Settings,
+    SettingsError,
+    load_settings,
+    max_connections,
+    waits_for_restart,
+)
 from aigw_anyio.settings.fields import parse_listen_addr
 from aigw_core.denyset import DenyReason
 from aigw_core.errors import Dialect
@@ -247,6 +254,54 @@ def test_pool_key_files_are_read_again(tmp_path: Path) -> None:
         assert load(environ=environ)[0].pool_keys == {"groq": Secret(key)}
 
 
+class Spy:
+    """Settings that note which of them are read."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> object:
+        if name in Settings.model_fields:
+            self.read.add(name)
+            return getattr(self._settings, name)
+        return vars(Settings)[name].__get__(self, Spy)
+
+
+ADOPTED_BESIDE_THE_POLICY = {
+    "tls_cert_file",
+    "tls_key_file",
+    "upstream_ca_file",
+    "require_signing_keys",
+    "allow_plain_upstream",
+    "shutdown_delay_secs",
+    "shutdown_grace_secs",
+    "log_format",
+    "log_level",
+}
+
+
+def test_a_reload_adopts_every_setting_or_says_that_it_cannot() -> None:
+    spy = Spy(load()[0])
+    Settings.build_policy(spy, 1)  # type: ignore[arg-type]  # stands in for the settings
+    assert ADOPTED_AT_START.isdisjoint(spy.read | ADOPTED_BESIDE_THE_POLICY)
+    assert spy.read | ADOPTED_BESIDE_THE_POLICY | ADOPTED_AT_START == set(Settings.model_fields)
+
+
+def test_what_waits_for_a_restart() -> None:
+    plain, tls, other_tls = (
+        load()[0].model_copy(update=update)
+        for update in (
+            {},
+            {"tls_cert_file": "a", "tls_key_file": "b", "workers": 2, "rate_limit_rps": 3},
+            {"tls_cert_file": "c", "tls_key_file": "d", "workers": 2},
+        )
+    )
+    assert waits_for_restart(plain, tls) == ["tls_cert_file", "tls_key_file", "workers"]
+    assert waits_for_restart(tls, other_tls) == []
+    assert waits_for_restart(tls, tls) == []
+
+
 def test_all_problems_at_once(tmp_path: Path) -> None:
     toml = """
         listn_addr = "127.0.0.1:1"
@@ -320,6 +375,14 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
         (
             {"AI_METRICS_LISTEN": "0.0.0.0:8080"},
             "metrics_listen (AI_METRICS_LISTEN): is the same address as listen_addr",
+        ),
+        (
+            {"AI_METRICS_LISTEN": "127.0.0.1:8080"},
+            "metrics_listen (AI_METRICS_LISTEN): has the port of listen_addr, one of them on all addresses",
+        ),
+        (
+            {"AI_LISTEN_ADDR": "[::1]:9090", "AI_METRICS_LISTEN": "[::]:9090"},
+            "metrics_listen (AI_METRICS_LISTEN): has the port of listen_addr, one of them on all addresses",
         ),
         ({"AI_SIGNING_KEYS": '{"1": 1, "1": 2}'}, "signing_keys (AI_SIGNING_KEYS): names a member twice"),
         ({"AI_PROVIDER_BASES": '{"openai": []}'}, "provider_bases.openai (AI_PROVIDER_BASES): is empty"),
@@ -495,6 +558,15 @@ def test_listen_addr_never_does_anything_else(text: str) -> None:
 )
 def test_default_max_connections(open_files: int, idle: int, expected: int) -> None:
     assert default_max_connections(open_files, idle) == expected
+
+
+@pytest.mark.parametrize("other", ["0.0.0.0:8081", "[::]:8080", "127.0.0.1:9090", "gateway.internal:8080"])
+def test_listeners_that_do_not_meet(other: str) -> None:
+    assert load(environ={"AI_METRICS_LISTEN": other})[1] == []
+
+
+def test_both_listeners_may_let_the_system_choose() -> None:
+    assert load(environ={"AI_LISTEN_ADDR": "0.0.0.0:0", "AI_METRICS_LISTEN": "0.0.0.0:0"})[1] == []
 
 
 def test_max_connections_is_the_configured_one() -> None:

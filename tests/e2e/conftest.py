@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, Protocol
 
 import pytest
 
-from tests.e2e.fleet import Fleet
+from tests.e2e.fleet import Fleet, environment
 from tests.e2e.gateway import Gateway
 from tests.e2e.provider import Provider
 
@@ -41,6 +42,28 @@ def _no_faults(fleet: Fleet) -> Iterator[None]:
     faults = [fault for gateway in fleet.running() for fault in gateway.faults()]
     if faults:
         pytest.fail("the gateway logged a fault:\n" + "\n".join(faults).replace("\\n", "\n"), pytrace=False)
+
+
+class Starter(Protocol):
+    def __call__(self, environ: dict[str, str] | None = None, *arguments: str, listens: bool = True) -> Gateway: ...
+
+
+@pytest.fixture
+def start(backend: str, provider: Provider) -> Iterator[Starter]:
+    """Starts gateways; none outlives the test."""
+    started: list[Gateway] = []
+
+    def starter(environ: dict[str, str] | None = None, *arguments: str, listens: bool = True) -> Gateway:
+        gateway = Gateway(backend, {**environment(provider), **(environ or {})}, arguments=arguments, listens=listens)
+        started.append(gateway)
+        return gateway
+
+    yield starter
+    for gateway in started:
+        if gateway.running():
+            gateway.send_signal(signal.SIGKILL)
+            gateway.wait()
+        assert gateway.faults() == []
 
 
 @pytest.fixture

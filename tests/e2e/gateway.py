@@ -126,10 +126,12 @@ class Gateway:
         *,
         arguments: Sequence[str] = (),
         module: str | None = None,
+        wrapper: Sequence[str] = (),
         listens: bool = True,
         holds_facts: bool = False,
     ) -> None:
-        """``environ`` holds ``AI_…`` names; ``module`` is another entry point than the frontend's own.
+        """``environ`` holds ``AI_…`` names; ``module`` is another entry point than the frontend's own; ``wrapper``
+        is a command that turns into the one that follows it.
 
         ``holds_facts``: nobody reads stdout before ``read_facts`` is called.
         """
@@ -139,7 +141,7 @@ class Gateway:
             for name, value in os.environ.items()
             if not name.startswith(("AI_", "PYTEST")) and "proxy" not in name.lower()
         }
-        command = [sys.executable, "-W", "error", "-m", module or f"aigw_{backend}", *arguments]
+        command = [*wrapper, sys.executable, "-W", "error", "-m", module or f"aigw_{backend}", *arguments]
         if module is not None:
             inherited["TEST_BACKEND"] = backend
         self._process = subprocess.Popen(

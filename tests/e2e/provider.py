@@ -221,8 +221,15 @@ class Case:
 class Provider:
     """Listens, and hands every request to a script."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, *, transcript: bytearray | None = None) -> None:
-        """``transcript`` collects every byte of every connection."""
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        *,
+        transcript: bytearray | None = None,
+        script: Script = answers.by_path,
+    ) -> None:
+        """``transcript`` collects every byte of every connection; ``script`` answers what names no case."""
+        self._script = script
         self._tls = tls
         self._transcript = transcript
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
@@ -297,7 +304,7 @@ class Provider:
         names = received.values(CASE_HEADER)
         case = self._cases.get(names[0].decode()) if names else None
         if case is None:
-            answers.by_path(received)
+            self._script(received)
             return received.complete
         case.add(received)
         try:

@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import anthropic
 import openai
@@ -19,32 +17,10 @@ import pytest
 from tests.e2e import DEADLINE, answers, keys
 from tests.e2e.calls import STREAMED, call
 from tests.e2e.client import Client
-from tests.e2e.fleet import environment
+from tests.e2e.conftest import Starter
 from tests.e2e.gateway import FACT_FIELDS, ROOT, Gateway, wait_until
 from tests.e2e.provider import Case, Provider, Received
 from tests.e2e.sdk import anthropic_client, openai_client
-
-
-class Starter(Protocol):
-    def __call__(self, environ: dict[str, str] | None = None, *arguments: str, listens: bool = True) -> Gateway: ...
-
-
-@pytest.fixture
-def start(backend: str, provider: Provider) -> Iterator[Starter]:
-    """Starts gateways; none outlives the test."""
-    started: list[Gateway] = []
-
-    def starter(environ: dict[str, str] | None = None, *arguments: str, listens: bool = True) -> Gateway:
-        gateway = Gateway(backend, {**environment(provider), **(environ or {})}, arguments=arguments, listens=listens)
-        started.append(gateway)
-        return gateway
-
-    yield starter
-    for gateway in started:
-        if gateway.running():
-            gateway.send_signal(signal.SIGKILL)
-            gateway.wait()
-        assert gateway.faults() == []
 
 
 class Held:

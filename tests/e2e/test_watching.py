@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml  # type: ignore[import-untyped]  # no types in the wheel
+import yaml
 
 from aigw_anyio.metrics.families import FAMILIES
 from tests import promql
