@@ -38,10 +38,6 @@ def main() -> int:
     return _run_atheris(name, options) if with_atheris else _run_python(name, options)
 
 
-def _failed(name: str, flags: list[str]) -> bool:
-    return subprocess.run([sys.executable, "-m", "fuzz", name, *flags], check=False).returncode != 0
-
-
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
     parser.add_argument("target", choices=[*TARGETS, "all"])
