@@ -1,36 +1,35 @@
-"""Mutation check: ``python -m tests.mutate keys auth …`` breaks modules of the core and counts the tests' catches.
+"""Mutation check: ``python -m tests.mutate [MODULE …]`` breaks modules of the core and counts the tests' catches.
 
-Each mutant is one changed operator, constant, condition or statement of one module, compiled in a child process in the
-place of the module; the tests of that module run against it until one fails. What survives is printed with its line:
-either a test is missing, or the two programs are the same. Only fork() makes this quick, so it needs a POSIX system.
+Each mutant is one changed operator, condition, constant or statement of one module, compiled in a forked child in the
+place of the module. The tests that run the changed line are run against it until one fails: what caught most lately
+first, then the quickest. What survives is a missing test, or the same program written in another way; the latter are
+listed in ``mutants.toml`` with the reason. The exit status is 0 exactly when nothing else survives.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
-import copy
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import os
-import signal
+import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
-from types import ModuleType
 from typing import Final
 
-import hypothesis.strategies  # noqa: F401  # imported here once, not in every child
-import pytest
+import h11  # noqa: F401  # imported here once, not in every child
+import hypothesis.stateful  # noqa: F401
+import nacl.signing  # noqa: F401
 
-ROOT: Final = Path(__file__).parent.parent
-SECONDS_MAX: Final = 120.0
-"""For one mutant; one that runs on for longer is caught, since the tests would not end."""
+from tests.mutate.child import Program, cover, killer
+from tests.mutate.mutants import Mutant, mutants_of
+from tests.mutate.swap import killers, may_be_swapped
+
+ROOT: Final = Path(__file__).parent.parent.parent
+LISTED: Final = Path(__file__).parent / "mutants.toml"
 CHECKED: Final[dict[str, tuple[str, ...]]] = {
     "keys": ("test_keys.py",),
     "auth": ("test_auth.py", "test_credentials.py"),
@@ -44,179 +43,88 @@ CHECKED: Final[dict[str, tuple[str, ...]]] = {
     "http1.memo": ("http1/test_memo.py",),
 }
 """Module → the test files that have to notice, under ``tests/core``."""
-
-_COMPARED: Final[dict[type[ast.cmpop], type[ast.cmpop]]] = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In,
-}  # fmt: skip
-_COMPUTED: Final[dict[type[ast.operator], type[ast.operator]]] = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.FloorDiv, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
-    ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
-}  # fmt: skip
+_PATIENCE: Final = 3
+"""How many times as long as without a mutant the tests may run …"""
+_MORE_SECONDS: Final = 10
+"""… and this much longer; what runs on is caught, since it would not end."""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    line: int
-    what: str
-    tree: ast.Module
+def listed() -> dict[tuple[str, str, str], str]:
+    """(module, function, change) → why the mutant is the same program."""
+    rows = tomllib.loads(LISTED.read_text())["equivalent"]
+    return {(row["module"], row["function"], row["change"]): row["reason"] for row in rows}
 
 
-def mutants_of(source: str) -> list[Mutant]:
-    """Every mutant of a module, in the order of the source."""
-    tree = ast.parse(source)
-    passive = _passive(tree)
-    found = []
-    for index, node in enumerate(ast.walk(tree)):
-        what = None if node in passive else _change(node)
-        if what is None:
-            continue
-        changed = copy.deepcopy(tree)
-        _apply(next(islice(ast.walk(changed), index, None)))
-        found.append(Mutant(getattr(node, "lineno", 0), what, ast.fix_missing_locations(changed)))
-    return sorted(found, key=lambda mutant: mutant.line)
-
-
-def _passive(tree: ast.Module) -> set[ast.AST]:
-    """What nothing can notice: annotations, which are never evaluated, and how a dataclass is laid out."""
-    roots: list[ast.AST | None] = []
-    for node in ast.walk(tree):
-        match node:
-            case ast.AnnAssign(annotation=annotation) | ast.arg(annotation=annotation):
-                roots.append(annotation)
-            case ast.FunctionDef(returns=returns):
-                roots.append(returns)
-            case ast.ClassDef(decorator_list=decorators):
-                roots += decorators
-    return {node for root in roots if root is not None for node in ast.walk(root)}
-
-
-def _change(node: ast.AST) -> str | None:
-    match node:
-        case ast.Compare(ops=[op]) if type(op) in _COMPARED:
-            return f"{type(op).__name__} → {_COMPARED[type(op)].__name__}"
-        case ast.BoolOp(op=ast.And()):
-            return "and → or"
-        case ast.BoolOp(op=ast.Or()):
-            return "or → and"
-        case ast.BinOp(op=op) if type(op) in _COMPUTED:
-            return f"{type(op).__name__} → {_COMPUTED[type(op)].__name__}"
-        case ast.AugAssign(op=op) if type(op) in _COMPUTED:
-            return f"{type(op).__name__}= → {_COMPUTED[type(op)].__name__}="
-        case ast.UnaryOp(op=ast.Not()):
-            return "not dropped"
-        case ast.If() | ast.While():
-            return "condition negated"
-        case ast.Constant(value=bool()):
-            return "True ↔ False"
-        case ast.Constant(value=int()):
-            return "constant + 1"
-        case ast.Return(value=value) if value is not None and not isinstance(value, ast.Constant):
-            return "returns None"
-        case ast.Expr(value=ast.Call()) | ast.AugAssign():
-            return "statement dropped"
-        case ast.Raise():
-            return "raise dropped"
-    return None
-
-
-def _apply(node: ast.AST) -> None:
-    match node:
-        case ast.Compare():
-            node.ops = [_COMPARED[type(node.ops[0])]()]
-        case ast.BoolOp():
-            node.op = ast.Or() if isinstance(node.op, ast.And) else ast.And()
-        case ast.BinOp() | ast.AugAssign() if type(node.op) in _COMPUTED:
-            node.op = _COMPUTED[type(node.op)]()
-        case ast.UnaryOp():
-            # ``not not x`` keeps the type and drops the negation.
-            node.operand = ast.UnaryOp(ast.Not(), node.operand)
-        case ast.If() | ast.While():
-            node.test = ast.UnaryOp(ast.Not(), node.test)
-        case ast.Constant():
-            node.value = not node.value if isinstance(node.value, bool) else int(str(node.value)) + 1
-        case ast.Return():
-            node.value = ast.Constant(None)
-        case ast.Expr():
-            node.value = ast.Constant(None)
-        case ast.Raise():
-            node.exc, node.cause = None, None
-            node.__class__ = ast.Pass  # type: ignore[assignment]  # in place, since the parent holds this node
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives the mutant for one module name."""
-
-    def __init__(self, name: str, path: Path, tree: ast.Module) -> None:
-        self._name, self._path, self._tree = name, path, tree
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        return importlib.util.spec_from_loader(fullname, self) if fullname == self._name else None
-
-    def exec_module(self, module: ModuleType) -> None:
-        module.__file__ = str(self._path)
-        exec(compile(self._tree, str(self._path), "exec"), module.__dict__)
-
-
-def _child(name: str, path: Path, mutant: Mutant, tests: Sequence[str]) -> int:
-    """Never returns to the caller's code: runs the tests and tells by its status whether one failed."""
-    sys.meta_path.insert(0, _Finder(f"aigw_core.{name}", path, mutant.tree))
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(devnull, 1)
-    os.dup2(devnull, 2)
-    quiet = "ignore::pytest.PytestAssertRewriteWarning"  # for what was imported before the fork
-    flags = ["-x", "-q", "-W", quiet, "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    return int(pytest.main([*flags, *tests]))
-
-
-def is_caught(name: str, path: Path, mutant: Mutant, tests: Sequence[str]) -> bool:
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = _child(name, path, mutant, tests)
-        finally:
-            os._exit(status)
-    end = time.monotonic() + SECONDS_MAX
-    while time.monotonic() < end:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status != 0
-        time.sleep(0.02)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return True
-
-
-def check(name: str, sample: int, seed: int) -> Iterator[tuple[Mutant, bool]]:
+def check(name: str, mutants: list[Mutant]) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant with what caught it, or None."""
     path = ROOT / "aigw_core" / Path(*name.split(".")).with_suffix(".py")
-    tests = [str(ROOT / "tests" / "core" / test) for test in CHECKED[name]]
-    source = path.read_text()
-    if is_caught(name, path, Mutant(0, "nothing", ast.parse(source)), tests):
-        raise RuntimeError(f"the tests of {name} fail without a mutant")
-    mutants = mutants_of(source)
-    chosen = mutants if sample >= len(mutants) else Random(seed).sample(mutants, sample)
-    for mutant in sorted(chosen, key=lambda mutant: mutant.line):
-        yield mutant, is_caught(name, path, mutant, tests)
+    files = [ROOT / "tests" / "core" / test for test in CHECKED[name]]
+    program = Program(f"aigw_core.{name}", path, ast.parse(path.read_text()))
+    covered = cover(program, files)
+    is_quick = may_be_swapped(program, covered)
+    slowly = [mutant for mutant in mutants if not is_quick(mutant)]
+    quickly = [mutant for mutant in mutants if is_quick(mutant)]
+    for mutant, caught in zip(quickly, killers(program, files, quickly, covered), strict=True):
+        if caught is None:
+            slowly.append(mutant)
+        else:
+            yield mutant, caught
+    order = covered.in_order()
+    cpu_seconds = math.ceil(_PATIENCE * sum(covered.seconds.values())) + _MORE_SECONDS
+    for mutant in slowly:
+        tests = covered.tests_of(mutant.lines)
+        chosen = [test for test in order if test in tests]
+        caught = killer(replace(program, tree=mutant.tree), files, chosen, cpu_seconds) if chosen else None
+        if caught in tests:
+            order.remove(caught)
+            order.insert(0, caught)
+        yield mutant, caught
+
+
+def report(name: str, options: argparse.Namespace) -> bool:
+    """Prints what came of one module; whether every survivor is explained."""
+    began = time.monotonic()
+    path = ROOT / "aigw_core" / Path(*name.split(".")).with_suffix(".py")
+    mutants = list(mutants_of(path.read_text()))
+    explained = {key[1:]: reason for key, reason in listed().items() if key[0] == name}
+    for stale in explained.keys() - {mutant.name for mutant in mutants}:
+        print(f"  {name}: listed, but there is no such mutant: {stale[0]}: {stale[1]}", flush=True)
+    chosen = mutants
+    if options.sample < len(mutants):
+        chosen = Random(options.seed).sample(mutants, options.sample)
+    if options.only:
+        chosen = [mutant for mutant in mutants if any(text in ": ".join(mutant.name) for text in options.only)]
+    survivors, caught = [], 0
+    for mutant, by in check(name, chosen):
+        caught += by is not None
+        if options.verbose:
+            print(f"  {mutant.function}: {mutant.change}: {by or 'SURVIVES'}", flush=True)
+        if by is None and mutant.name not in explained:
+            survivors.append(mutant)
+            print(f"  {name}:{mutant.lines.start}: {mutant.function}: {mutant.change}", flush=True)
+        if by is not None and mutant.name in explained:
+            print(f"  {name}: listed, but caught by {by}: {mutant.function}: {mutant.change}", flush=True)
+    alike = len(chosen) - caught - len(survivors)
+    seconds = time.monotonic() - began
+    print(
+        f"{name}: {caught} of {len(chosen)} caught, {alike} explained, {len(survivors)} not ({seconds:.0f} s)",
+        flush=True,
+    )
+    return not survivors
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutate", description=__doc__)
     parser.add_argument("modules", nargs="*", choices=[*CHECKED, []], help="default: all")
     parser.add_argument("--sample", type=int, default=10_000, help="mutants of each module (default: all)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1, help="of the sample (default: 1)")
+    parser.add_argument("--only", action="append", help="mutants whose function and change contain this text")
+    parser.add_argument("--verbose", action="store_true", help="each mutant, with what caught it")
     options = parser.parse_args()
     if any(module.startswith("aigw_core") for module in sys.modules):
         raise RuntimeError("the core must not be imported before it is broken")
-    for name in options.modules or CHECKED:
-        results = list(check(name, options.sample, options.seed))
-        survivors = [mutant for mutant, caught in results if not caught]
-        print(f"{name}: {len(results) - len(survivors)} of {len(results)} caught", flush=True)
-        for mutant in survivors:
-            print(f"  line {mutant.line}: {mutant.what}", flush=True)
-    return 0
+    are_explained = [report(name, options) for name in options.modules or CHECKED]
+    return 0 if all(are_explained) else 1
 
 
 if __name__ == "__main__":
