@@ -18,9 +18,9 @@ from aigw_core.snapshot import MAGIC, VERSION, Snapshot, SnapshotError, decode, 
 SOURCE: Final = "nats:ai-gateway"
 _HEAD: Final = struct.Struct(">16sIQ")
 TOKENS: Final = (
-    MAGIC, struct.pack(">I", VERSION), bytes(8), struct.pack(">Q", 1), struct.pack(">BQBQ", 1, 7, 1, 3), b"\x02", b"\x03",
-    b"\x00\x0f" + SOURCE.encode(), struct.pack(">d", 1.5), struct.pack(">d", float("nan")), b"\xff" * 8, b"\xed\xa0\x80",
-    b"blackhole.7", b"blackhole.key.7",
+    MAGIC, struct.pack(">I", VERSION), bytes(8), struct.pack(">Q", 1), struct.pack(">BQBQ", 1, 7, 1, 3), b"\xff" * 8,
+    b"\x00\x0f" + SOURCE.encode(), struct.pack(">d", 1.5), struct.pack(">d", float("nan")), b"\xed\xa0\x80",
+    b"\x02", b"\x03", b"blackhole.7", b"blackhole.key.7",
 )  # fmt: skip
 _KEYS: Final = ("blackhole.", "blackhole.key.")
 _VALUES: Final = (b"spend", b"fraud", b"?", b"")
