@@ -74,7 +74,9 @@ def check(name: str, mutants: list[Mutant]) -> Iterator[tuple[Mutant, str | None
     for mutant in slowly:
         tests = covered.tests_of(mutant.lines)
         chosen = [test for test in order if test in tests]
-        caught = killer(replace(program, tree=mutant.tree), files, chosen, cpu_seconds) if chosen else None
+        caught = (
+            killer(replace(program, tree=mutant.tree), files, chosen, covered.seconds, cpu_seconds) if chosen else None
+        )
         if caught in tests:
             order.remove(caught)
             order.insert(0, caught)

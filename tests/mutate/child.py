@@ -13,7 +13,7 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -77,14 +77,19 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _Chosen:
-    """A plugin: of the tests that are found, these alone, in this order; the first that fails ends it."""
+    """A plugin: of the tests that are found, these alone, in this order; the first that fails ends it.
 
-    def __init__(self, order: Sequence[str]) -> None:
+    What has a name that is not known is run as well: a mutant may rename a case of a parametrized test.
+    """
+
+    def __init__(self, order: Sequence[str], known: Collection[str]) -> None:
         self._order = {test: place for place, test in enumerate(order)}
+        self._known = known
         self.killer: str | None = None
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self._order), key=lambda item: self._order[item.nodeid])
+        items[:] = [item for item in items if item.nodeid in self._order or item.nodeid not in self._known]
+        items.sort(key=lambda item: self._order.get(item.nodeid, -1))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed and self.killer is None:
@@ -120,9 +125,15 @@ def cover(program: Program, files: Sequence[Path]) -> Covered:
     return Covered(counted["seconds"], tests, imported)
 
 
-def killer(program: Program, files: Iterable[Path], order: Sequence[str], cpu_seconds: int) -> str | None:
-    """The first of these tests, in this order, that fails, or how the process ended; None where all pass."""
-    answers = list(answers_of(lambda send: _kill(program, files, order, send), cpu_seconds))
+def killer(
+    program: Program, files: Iterable[Path], order: Sequence[str], known: Collection[str], cpu_seconds: int
+) -> str | None:
+    """The first of these tests, in this order, that fails, or how the process ended; None where all pass.
+
+    ``known``: the names of all tests there are without a mutant.
+    """
+    plugin = _Chosen(order, known)
+    answers = list(answers_of(lambda send: _kill(program, files, plugin, send), cpu_seconds))
     return str(answers[0]) if answers and answers[0] is not None else None
 
 
@@ -136,8 +147,7 @@ def _count(program: Program, files: Sequence[Path], send: Callable[[object], Non
     send(f"pytest ended with {status}" if status else {"seconds": plugin.seconds, "lines": lines})
 
 
-def _kill(program: Program, files: Iterable[Path], order: Sequence[str], send: Callable[[object], None]) -> None:
-    plugin = _Chosen(order)
+def _kill(program: Program, files: Iterable[Path], plugin: _Chosen, send: Callable[[object], None]) -> None:
     status = run_pytest(program, files, plugin)
     send((plugin.killer or f"pytest ended with {status}") if status else None)
 

@@ -90,7 +90,9 @@ def _is_told(node: ast.AST, child: ast.AST) -> bool:
             return True
         case ast.Expr(), ast.Constant(value=str()):
             return True
-        case (ast.Call(func=ast.Name(id=name)), ast.Constant(value=str()) | ast.JoinedStr()):
+        case ast.Assert(msg=message), _ if child is message:
+            return True
+        case ast.Call(func=ast.Name(id=name)), ast.Constant(value=str()) | ast.JoinedStr():
             return name.endswith("Error")
     return False
 
@@ -157,7 +159,7 @@ def _other_constants(node: ast.Constant, value: object) -> Iterator[tuple[str, C
         case bytes():
             yield "bytes changed", _setting(node, "value", value + b"\x01")
         case str():
-            yield "text changed", _setting(node, "value", f"{value}\x01")
+            yield "text changed", _setting(node, "value", f"{value}~x")
 
 
 def _setting(node: ast.AST, name: str, value: object) -> Callable[[], None]:
