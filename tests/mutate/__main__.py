@@ -52,7 +52,7 @@ _MORE_SECONDS: Final = 10
 def listed() -> dict[tuple[str, str, str], str]:
     """(module, function, change) → why the mutant is the same program."""
     rows = tomllib.loads(LISTED.read_text())["equivalent"]
-    return {(row["module"], row["function"], row["change"]): row["reason"] for row in rows}
+    return {(row["module"], row["function"], change): row["reason"] for row in rows for change in row["changes"]}
 
 
 def check(name: str, mutants: list[Mutant]) -> Iterator[tuple[Mutant, str | None]]:
