@@ -16,7 +16,13 @@ for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "
 # How fast the machine is decides about no test.
 settings.register_profile("aigw", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.register_profile(
-    "mutation", settings.get_profile("aigw"), derandomize=True, database=None, phases=[Phase.explicit, Phase.generate]
+    "mutation",
+    settings.get_profile("aigw"),
+    # The same each time, and short, since it is done for each of a thousand mutants.
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    phases=[Phase.explicit, Phase.generate],
 )
 settings.load_profile("aigw")
 

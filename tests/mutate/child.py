@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -45,9 +45,16 @@ class Covered:
 
     seconds: dict[str, float]
     """By test, in the order in which they ran."""
+    names: frozenset[str]
+    """Of all tests there are."""
     tests_by_line: dict[int, frozenset[str]]
     imported: frozenset[int]
     """Lines that ran while something was imported, so that every test may depend on them."""
+
+    def without(self, seconds_max: float) -> Covered:
+        """Less the tests that take longer."""
+        kept = {test: seconds for test, seconds in self.seconds.items() if seconds <= seconds_max}
+        return replace(self, seconds=kept, tests_by_line={n: t & kept.keys() for n, t in self.tests_by_line.items()})
 
     def in_order(self) -> list[str]:
         """The tests, the quickest first."""
@@ -122,7 +129,7 @@ def cover(program: Program, files: Sequence[Path]) -> Covered:
     [counted] = answers
     tests = {int(line): frozenset(tests) for line, tests in counted["lines"].items()}
     imported = frozenset(line for line, names in tests.items() if "" in names)
-    return Covered(counted["seconds"], tests, imported)
+    return Covered(counted["seconds"], frozenset(counted["seconds"]), tests, imported)
 
 
 def killer(
