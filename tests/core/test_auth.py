@@ -375,8 +375,8 @@ def test_what_callers_are_told() -> None:
         decide(request(framing=Length(101)), gateway),
     ]
     assert [refused.rejection.text for refused in told if isinstance(refused, Refused)] == [
-        "The first path segment names no known provider. Set the SDK's base URL to this gateway's address followed by one"
-        " of: /anthropic, /openai/v1 (an Anthropic SDK takes it without /v1).",
+        "The first path segment names no known provider. Set the SDK's base URL to this gateway's address followed by"
+        " one of: /anthropic, /openai/v1 (an Anthropic SDK takes it without /v1).",
         "No API key was given: send it as `Authorization: Bearer` or `x-api-key`.",
         "This looks like a key of openai: use the path /openai/… instead.",
         "The request body exceeds 100 bytes.",
