@@ -1,8 +1,8 @@
 """Mutation check: ``python -m tests.mutate [MODULE …]`` breaks modules of the core and counts the tests' catches.
 
 Each mutant is one changed operator, condition, constant or statement of one module, compiled in a forked child in the
-place of the module. The tests that run the changed line are run against it until one fails: what caught most lately
-first, then the quickest. What survives is a missing test, or the same program written in another way; the latter are
+place of the module. The tests that run the changed line are run against it until one fails: what is quick
+and caught most lately first. What survives is a missing test, or the same program written in another way; the latter are
 listed in ``mutants.toml`` with the reason. The exit status is 0 exactly when nothing else survives.
 """
 
@@ -79,9 +79,8 @@ def check(name: str, mutants: list[Mutant]) -> Iterator[tuple[Mutant, str | None
         caught = (
             killer(replace(program, tree=mutant.tree), files, chosen, covered.names, cpu_seconds) if chosen else None
         )
-        if caught in tests:
-            order.remove(caught)
-            order.insert(0, caught)
+        if caught is not None:
+            covered.caught(caught, order)
         yield mutant, caught
 
 

@@ -26,6 +26,8 @@ import pytest
 
 SECONDS_MAX: Final = 600.0
 """Of wall time between two answers of a child. Its own time has a bound too; this one is for what waits for ever."""
+QUICK_SECONDS: Final = 0.05
+"""Of the CPU. Most tests take less; what caught a mutant in that time is asked first about the next one."""
 MEMORY_MAX: Final = 4 << 30
 """Bytes of address space: a mutant that never stops growing fails here instead of taking the machine with it."""
 
@@ -59,6 +61,12 @@ class Covered:
     def in_order(self) -> list[str]:
         """The tests, the quickest first."""
         return sorted(self.seconds, key=self.seconds.__getitem__)
+
+    def caught(self, test: str, order: list[str]) -> None:
+        """Puts a test to the front, unless it takes so long that others should be asked before it."""
+        if self.seconds.get(test, QUICK_SECONDS) < QUICK_SECONDS:
+            order.remove(test)
+            order.insert(0, test)
 
     def tests_of(self, lines: range) -> frozenset[str]:
         """Those that a change in these lines may concern."""

@@ -83,9 +83,8 @@ class _Swapper:
             if len(answers) > 1 and caught is not None:
                 # The child died in the test that it named last.
                 caught = answers[-2]
-            if caught in items:
-                self._order.remove(caught)
-                self._order.insert(0, caught)
+            if caught is not None:
+                self._covered.caught(caught, self._order)
             self._send(caught)
         return True
 
