@@ -1,9 +1,9 @@
 """Mutation check: ``python -m tests.mutate [MODULE …]`` breaks modules of the core and counts the tests' catches.
 
-Each mutant is one changed operator, condition, constant or statement of one module, compiled in a forked child in the
-place of the module. The tests that run the changed line are run against it until one fails: what is quick
-and caught most lately first. What survives is a missing test, or the same program written in another way; the latter are
-listed in ``mutants.toml`` with the reason. The exit status is 0 exactly when nothing else survives.
+Each mutant is one changed operator, condition, constant or statement of one module, in the place of the module in a
+forked child. The tests that run the changed line are run against it until one fails: what is quick and caught most
+lately first. What survives is a missing test, or the same program written in another way; the latter are listed in
+``mutants.toml`` with the reason. The exit status is 0 exactly when nothing else survives.
 """
 
 from __future__ import annotations

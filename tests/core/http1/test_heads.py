@@ -431,6 +431,7 @@ def head_of(size: int) -> bytes:
 
 @pytest.mark.parametrize("behind", [b"", b"body"])
 def test_a_head_of_the_largest_size_is_read(behind: bytes) -> None:
+    assert HEAD_MAX == 65_536
     data = head_of(HEAD_MAX) + END + behind
     for pieces in ([data], single_bytes(data), pieces_of(data, [HEAD_MAX, HEAD_MAX + 3])):
         read = read_head(pieces, parse_request_head)
@@ -446,6 +447,7 @@ def test_a_larger_head_is_431(data: bytes) -> None:
 
 def test_the_number_of_fields() -> None:
     """``Host`` is one of them."""
+    assert FIELDS_MAX == 128
     assert len(parse_request_head(request(*[b"a:"] * (FIELDS_MAX - 1))).headers) == FIELDS_MAX
     assert_refused(request(*[b"a:"] * FIELDS_MAX), 431)
     assert len(parse_response_head(response(*[b"a:"] * FIELDS_MAX), b"GET").headers) == FIELDS_MAX
@@ -464,6 +466,53 @@ def test_invented_names_do_not_fill_the_memory() -> None:
         assert (head.headers.get(long), head.headers.get(longer)) == (b"a", b"b")
         assert long in heads._names
         assert longer not in heads._names
+
+
+def test_names_are_remembered_up_to_4096_of_64_bytes() -> None:
+    with patch.object(heads, "_names", {}), patch.object(heads, "_seen_lines", {}):
+        for number in range(4_096):
+            parse_request_head(request(b"X-%d: a" % number))
+        parse_request_head(request(b"n" * 64 + b": a"))
+        assert b"n" * 64 in heads._names
+        assert len(heads._names) < 10, "dropped whole when full"
+        parse_request_head(request(b"n" * 65 + b": a"))
+        assert b"n" * 65 not in heads._names
+    with patch.object(heads, "_names", {}), patch.object(heads, "_seen_lines", {}):
+        for number in range(4_095):
+            parse_request_head(request(b"X-%d: a" % number))
+        assert len(heads._names) == 4_096, "Host is one of them"
+
+
+def test_lines_are_remembered_up_to_2048_of_192_bytes() -> None:
+    with patch.object(heads, "_seen_lines", {}):
+        for number in range(2_047):
+            parse_request_head(request(b"Date: %d" % number))
+        assert len(heads._seen_lines) == 2_048, "Host is one of them"
+        parse_request_head(request(b"Date: one more"))
+        assert list(heads._seen_lines) == [b"Date: one more"], "dropped whole when full"
+        for size, is_kept in ((192, True), (193, False)):
+            line = b"Date: ".ljust(size, b"x")
+            parse_request_head(request(line))
+            assert (line in heads._seen_lines) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("line", "is_kept"),
+    [
+        (b"Date: x", True),
+        (b"access-control-allow-origin: *", True),
+        (b"Authorization: Bearer x", False),
+        (b"x-api-key: x", False),
+        (b"Content-Length: 1", False),
+        (b"X-Invented: x", False),
+    ],
+)
+def test_only_lines_that_recur_and_hold_no_credential_are_remembered(line: bytes, is_kept: bool) -> None:
+    with patch.object(heads, "_seen_lines", {}):
+        first, again = (parse_request_head(request(line)) for _ in range(2))
+        assert (line in heads._seen_lines) is is_kept
+        assert first == again
+        assert (first.headers.fields[-1] is again.headers.fields[-1]) is is_kept
 
 
 # Early refusal
