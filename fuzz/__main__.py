@@ -81,7 +81,7 @@ def _run_python(name: str, options: argparse.Namespace) -> int:
 def _run_atheris(name: str, options: argparse.Namespace) -> int:
     atheris = import_module("atheris")
     # Only what is imported for the first time in here is instrumented.
-    with atheris.instrument_imports(include=["aigw_core"]):
+    with atheris.instrument_imports(include=["aigw_core", "aigw_anyio"]):
         target = _target(name)
     work = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     dictionary = work / "dictionary"

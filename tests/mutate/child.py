@@ -75,6 +75,10 @@ class Covered:
         return frozenset(chain.from_iterable(self.tests_by_line.get(line, ()) for line in lines))
 
 
+EMPTY_AT_FIRST: Final[list[dict[Any, Any] | set[Any] | list[Any]]] = []
+"""What the module in question remembers things in, for all processes that are forked from this one."""
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Gives the program for one module name."""
 
@@ -89,6 +93,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def exec_module(self, module: ModuleType) -> None:
         module.__file__ = str(self._program.path)
         exec(compile(self._program.tree, module.__file__, "exec"), module.__dict__)
+        EMPTY_AT_FIRST[:] = [v for v in module.__dict__.values() if isinstance(v, dict | set | list) and not v]
 
 
 class _Chosen:

@@ -20,7 +20,7 @@ from typing import Final
 
 import pytest
 
-from tests.mutate.child import Covered, Program, answers_of, run_pytest
+from tests.mutate.child import EMPTY_AT_FIRST, Covered, Program, answers_of, run_pytest
 from tests.mutate.mutants import Mutant
 
 _TIMES: Final = 5
@@ -116,6 +116,9 @@ def _swap(path: str, mutant: Mutant) -> None:
                 found += 1
     if not found:
         raise LookupError(mutant.function)
+    # What was remembered while modules were imported would hide what the mutant does.
+    for memory in EMPTY_AT_FIRST:
+        memory.clear()
 
 
 def _codes(code: CodeType) -> Iterator[tuple[tuple[str, int], CodeType]]:
