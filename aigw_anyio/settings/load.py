@@ -214,7 +214,8 @@ def _validated(raw: _Raw) -> Settings:
         raw.broken.add(name)
         table, whole = values.get(name), raw.values[name]
         # A name that is no text, such as a lone surrogate, is spelt in another way here than in the table.
-        if isinstance(table, Mapping) and len(detail["loc"]) > 1 and detail["loc"][1] in whole:
+        is_named = isinstance(whole, Mapping) and detail["loc"][1:2] and detail["loc"][1] in whole
+        if isinstance(table, Mapping) and is_named:
             values[name] = {key: value for key, value in table.items() if key != detail["loc"][1]}
         else:
             values.pop(name, None)

@@ -337,6 +337,21 @@ def test_framing_of_a_request(line: bytes, framing: Framing) -> None:
     assert framing_of(line) == framing
 
 
+@pytest.mark.parametrize("others", [[], [b"X: 1", b"x: 2"]])
+@pytest.mark.parametrize(("digits", "is_read"), [(b"9" * 18, True), (b"9" * 19, False), (b"0" * 18, True)])
+def test_a_length_has_up_to_18_digits(others: list[bytes], digits: bytes, is_read: bool) -> None:
+    """Whether or not another field is repeated."""
+    if is_read:
+        assert framing_of(*others, b"Content-Length: " + digits) == Length(int(digits))
+    else:
+        assert_refused(request(*others, b"Content-Length: " + digits), 400)
+
+
+def test_an_end_may_come_first() -> None:
+    assert [find_head_end(END, searched) for searched in range(4)] == [0] * 4
+    assert_refused(b"", 400)
+
+
 def test_a_request_without_framing_fields_has_no_body() -> None:
     assert framing_of() == NO_BODY
     assert framing_of(start=b"POST / HTTP/1.0") == NO_BODY
