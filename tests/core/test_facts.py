@@ -141,6 +141,18 @@ def test_whether_it_streamed(streaming: bool | None) -> None:
     assert json.loads(replace(FULL, streaming=streaming).encode())["streaming"] is streaming
 
 
+def test_a_usage_object_is_written_as_it_came() -> None:
+    """Its members in their order, and no number makes a fact impossible."""
+    usage: dict[str, object] = {
+        "b": 1,
+        "a": {"d": [1.5, None, True, "é"], "c": {}},
+        "n": float("nan"),
+        "i": float("inf"),
+    }
+    encoded = replace(FULL, usage=usage).encode()
+    assert b'"usage":' + json.dumps(usage, separators=(",", ":")).encode() in encoded
+
+
 def test_the_outcomes_are_these() -> None:
     """Consumers read them for years."""
     assert [outcome.value for outcome in Outcome] == [
