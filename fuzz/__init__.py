@@ -16,6 +16,7 @@ TARGETS: Final = (
     "virtual_key",
     "spool",
     "deny_entry",
+    "snapshot",
     "configuration",
     "connection",
 )

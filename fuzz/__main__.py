@@ -27,10 +27,7 @@ def main() -> int:
     names = TARGETS if options.target == "all" else (options.target,)
     if len(names) > 1:
         # One process each: libFuzzer ends the process that it runs in.
-        flags = ["--seconds", str(options.seconds), "--engine", options.engine, "--seed", str(options.seed)]
-        return max(
-            subprocess.run([sys.executable, "-m", "fuzz", name, *flags], check=False).returncode for name in names
-        )
+        return max([_run_apart(name, options) for name in names])
     name = names[0]
     if options.input is not None:
         return _replay(name, options.input)
@@ -38,8 +35,11 @@ def main() -> int:
     return _run_atheris(name, options) if with_atheris else _run_python(name, options)
 
 
-def _failed(name: str, flags: list[str]) -> bool:
-    return subprocess.run([sys.executable, "-m", "fuzz", name, *flags], check=False).returncode != 0
+def _run_apart(name: str, options: argparse.Namespace) -> int:
+    flags = ["--seconds", str(options.seconds), "--engine", options.engine, "--seed", str(options.seed)]
+    if options.corpus is not None:
+        flags += ["--corpus", str(options.corpus / name)]
+    return subprocess.run([sys.executable, "-m", "fuzz", name, *flags], check=False).returncode
 
 
 def _arguments() -> argparse.Namespace:
@@ -48,7 +48,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=int, default=60, help="time for each target (default: 60)")
     parser.add_argument("--engine", choices=["auto", "atheris", "python"], default="auto")
     parser.add_argument("--seed", type=int, default=1, help="the same seed gives the same mutations (default: 1)")
-    parser.add_argument("--corpus", type=Path, help="directory where atheris keeps what it found (default: none)")
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        help="directory where atheris keeps what it found (default: none); with `all`, one below it for each target",
+    )
     parser.add_argument("--input", type=Path, help="run the check on this one file instead")
     return parser.parse_args()
 
@@ -85,7 +89,7 @@ def _run_python(name: str, options: argparse.Namespace) -> int:
 def _run_atheris(name: str, options: argparse.Namespace) -> int:
     atheris = import_module("atheris")
     # Only what is imported for the first time in here is instrumented.
-    with atheris.instrument_imports(include=["aigw_core"]):
+    with atheris.instrument_imports(include=["aigw_core", "aigw_anyio"]):
         target = _target(name)
     work = Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
     dictionary = work / "dictionary"
@@ -93,7 +97,8 @@ def _run_atheris(name: str, options: argparse.Namespace) -> int:
     corpus = options.corpus or work / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
     flags = [
-        f"-max_total_time={options.seconds}",
+        # Of none at all it would run for ever.
+        f"-max_total_time={max(1, options.seconds)}",
         f"-max_len={SIZE_MAX}",
         f"-timeout={_INPUT_SECONDS_MAX}",
         f"-dict={dictionary}",

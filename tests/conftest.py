@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # A developer's shell may hold what is meant for a real gateway or SDK.
 for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "ANTHROPIC_"))]:
@@ -15,6 +15,15 @@ for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "
 
 # How fast the machine is decides about no test.
 settings.register_profile("aigw", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile(
+    "mutation",
+    settings.get_profile("aigw"),
+    # The same each time, and short, since it is done for each of a thousand mutants.
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    phases=[Phase.explicit, Phase.generate],
+)
 settings.load_profile("aigw")
 
 

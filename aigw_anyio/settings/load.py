@@ -212,8 +212,10 @@ def _validated(raw: _Raw) -> Settings:
         raw.problems.append(_line(detail, raw))
         name = str(detail["loc"][0])
         raw.broken.add(name)
-        table = values.get(name)
-        if isinstance(table, Mapping) and len(detail["loc"]) > 1:
+        table, whole = values.get(name), raw.values[name]
+        # A name that is no text, such as a lone surrogate, is spelt in another way here than in the table.
+        is_named = isinstance(whole, Mapping) and detail["loc"][1:2] and detail["loc"][1] in whole
+        if isinstance(table, Mapping) and is_named:
             values[name] = {key: value for key, value in table.items() if key != detail["loc"][1]}
         else:
             values.pop(name, None)

@@ -572,3 +572,12 @@ def test_both_listeners_may_let_the_system_choose() -> None:
 def test_max_connections_is_the_configured_one() -> None:
     assert max_connections(load(environ={"AI_MAX_CONNECTIONS": "7"})[0]) == 7
     assert max_connections(load()[0]) > 7
+
+
+@pytest.mark.parametrize("name", ["defaul\\udcfat", "\\ud800", "openai"])
+def test_a_member_whose_name_is_no_text_is_told(name: str) -> None:
+    """Variables are bytes, and JSON has escapes for halves of characters."""
+    told = problems(environ={"AI_IDLE_TIMEOUT_SECS": f'{{"{name}": 0}}'})
+    assert len(told) == 1
+    assert told[0].startswith("idle_timeout_secs")
+    assert "is too small" in told[0]

@@ -363,6 +363,26 @@ def test_the_404_says_where_to_go() -> None:
         assert "openia" not in decision.rejection.text
 
 
+def test_what_callers_are_told() -> None:
+    """Word by word: it is all that somebody with a wrong base URL has to go by."""
+    policy = make_policy()
+    policy = replace(policy, providers={name: policy.providers[name] for name in ("anthropic", "openai")})
+    gateway = make_gateway(replace(policy, max_request_bytes=100))
+    told = [
+        decide(request(b"/nobody/x"), gateway),
+        decide(request(key=b""), gateway),
+        decide(request(b"/v1/messages", (b"x-api-key", b"sk-proj-0"), key=b""), gateway),
+        decide(request(framing=Length(101)), gateway),
+    ]
+    assert [refused.rejection.text for refused in told if isinstance(refused, Refused)] == [
+        "The first path segment names no known provider. Set the SDK's base URL to this gateway's address followed by"
+        " one of: /anthropic, /openai/v1 (an Anthropic SDK takes it without /v1).",
+        "No API key was given: send it as `Authorization: Bearer` or `x-api-key`.",
+        "This looks like a key of openai: use the path /openai/… instead.",
+        "The request body exceeds 100 bytes.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("target", "fields", "dialect"),
     [
@@ -415,7 +435,7 @@ def test_remembered_routes_are_the_same_routes(calls: list[tuple[bytes, bool]]) 
 
 def test_long_targets_are_not_remembered() -> None:
     gateway = make_gateway()
-    for size, remembered in ((auth.ROUTE_TARGET_MAX, True), (auth.ROUTE_TARGET_MAX + 1, False)):
+    for size, remembered in ((512, True), (513, False)):
         target = b"/openai" + b"/v1/models/".ljust(size, b"m")
         assert isinstance(decide(request(target, method=b"GET"), gateway), Authorized)
         assert any(key[0] == target for key in gateway.policy.routes) is remembered
@@ -718,12 +738,26 @@ def test_a_repeated_head_is_decided_as_the_first_was(key: bytes, target: bytes) 
     ), "what was remembered under another policy holds no more"
 
 
+@pytest.mark.parametrize("key", [VIRTUAL_KEY, BYO_KEY])
+def test_a_repeated_head_is_authorized_by_the_same_object(key: bytes) -> None:
+    """What facts say of caller and route is encoded once and kept on it."""
+    block = (
+        b"POST /openai/v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\nAuthorization: Bearer " + key
+    )
+    gateway, memo = make_gateway(), HeadMemo()
+    first, again = (decide(memo.parse(block % size), gateway) for size in (2, 345))
+    assert isinstance(first, Authorized)
+    assert again is first
+    other = replace(gateway.policy, keyring=gateway.policy.keyring)
+    assert authorize(memo.parse(block % 2), other, gateway, 0.0) is not first, "another policy decides anew"
+
+
 def test_routes_are_remembered_up_to_a_bound() -> None:
     gateway = make_gateway()
     routes = gateway.policy.routes
-    for n in range(auth.ROUTES_MAX):
+    for n in range(1_024):
         authorized(request(b"/openai/v1/models/m-%d" % n, method=b"GET"), gateway)
-    assert len(routes) == auth.ROUTES_MAX
+    assert len(routes) == auth.ROUTES_MAX == 1_024
     authorized(request(b"/openai/v1/models/one-more", method=b"GET"), gateway)
     assert len(routes) == 1
     longest = b"/v1/models/".ljust(auth.ROUTE_TARGET_MAX, b"m")

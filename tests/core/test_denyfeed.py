@@ -1,4 +1,7 @@
-"""The resume machine: each rule by itself, then all of them against a bucket where anything may happen."""
+"""The resume machine: each rule by itself, then all of them against a bucket where anything may happen.
+
+The rule machine over the same bucket stands with the others in ``test_stateful_stores``.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,6 @@ import random
 from typing import Final
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from aigw_core.denyfeed import DenyFeed
 from aigw_core.denyset import DenyReason, DenySet
@@ -33,7 +33,7 @@ from aigw_core.denystates import (
 )
 from aigw_core.denyview import Cursor, DenyView, Entry, EntryKind, StreamState
 from aigw_core.errors import LocalProtocolError
-from tests.core.denysim import BOUND_SECS, FAULTS, KEYS, LOUD, VALUES, World, simulate
+from tests.core.denysim import BOUND_SECS, FAULTS, KEYS, World, simulate
 
 SIMULATED_STEPS: Final = int(os.environ.get("AIGW_DENY_SIMULATION_STEPS", "20000"))
 """A long run: 100000 and more."""
@@ -549,62 +549,3 @@ def test_the_simulation_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(AssertionError):
         run_all()
-
-
-class FeedMachine(RuleBasedStateMachine):
-    """Every order of writes, faults and deliveries that Hypothesis can think of."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.world = World(timing=FeedTiming(reconcile=7.0))
-        self.chance = random.Random(0)
-        self.only_loud = True
-
-    @rule(key=st.sampled_from(KEYS), kind=st.sampled_from(EntryKind), value=st.sampled_from(VALUES))
-    def write(self, key: str, kind: EntryKind, value: bytes) -> None:
-        self.world.write(key, kind, value)
-
-    @rule(fault=st.sampled_from(sorted(FAULTS)), key=st.sampled_from(KEYS), seed=st.integers(0, 99))
-    def fault(self, fault: str, key: str, seed: int) -> None:
-        self.only_loud = self.only_loud and fault in LOUD
-        FAULTS[fault](self.world, random.Random(seed), key)
-
-    @precondition(lambda self: self.world.stream is None)
-    @rule()
-    def create(self) -> None:
-        self.world.create()
-
-    @precondition(lambda self: not self.world.is_connected)
-    @rule()
-    def connect(self) -> None:
-        self.world.connect()
-
-    @rule(step=st.sampled_from(("serve", "send", "pump")))
-    def move(self, step: str) -> None:
-        getattr(self.world, step)()
-
-    @rule(which=st.sampled_from(("replies", "deliveries")))
-    def receive(self, which: str) -> None:
-        self.world.receive(getattr(self.world, which))
-
-    @rule(secs=st.sampled_from((0.001, 0.1, 0.5, 1.0, 2.5, 8.0)))
-    def wait(self, secs: float) -> None:
-        self.world.wait(secs)
-
-    @invariant()
-    def live_is_true(self) -> None:
-        self.world.check()
-
-    def teardown(self) -> None:
-        world = self.world
-        world.create()
-        world.calm(BOUND_SECS)
-        assert world.feed.state is FeedState.LIVE
-        assert world.held() == world.truth()
-        assert world.feed.stats.differences == 0 or not self.only_loud
-
-
-FeedMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestFeedMachine = FeedMachine.TestCase

@@ -31,6 +31,12 @@ def key(number: int) -> DenySubject:
     return DenySubject(DenyScope.KEY, number)
 
 
+def test_the_words_are_pinned() -> None:
+    """They stand in entries, logs and metrics."""
+    assert [reason.value for reason in DenyReason] == ["spend", "fraud", "unknown"]
+    assert [scope.value for scope in DenyScope] == ["tenant", "key"]
+
+
 # --- entry keys --------------------------------------------------------------------------------------------
 
 
@@ -134,7 +140,7 @@ def test_reasons(value: bytes, reason: DenyReason) -> None:
 def test_reason_size_limit() -> None:
     frame = len(b'{"reason":"spend","n":""}')
     fits = b'{"reason":"spend","n":"' + b"x" * (REASON_SIZE_MAX - frame) + b'"}'
-    assert len(fits) == REASON_SIZE_MAX
+    assert len(fits) == REASON_SIZE_MAX == 4_096
     assert parse_reason(fits) is DenyReason.SPEND
     assert parse_reason(fits + b" ") is DenyReason.UNKNOWN
 
@@ -353,7 +359,7 @@ def test_default_tombstone_bound() -> None:
     deny = DenySet()
     for number in range(TOMBSTONES_MAX + 2):
         deny.remove(f"blackhole.{number}", number + 1)
-    assert deny.tombstones == TOMBSTONES_MAX
+    assert deny.tombstones == TOMBSTONES_MAX == 65_536
 
 
 Operation = tuple[str, bytes | None]

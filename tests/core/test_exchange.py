@@ -7,6 +7,7 @@ import pytest
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import (
     Connect,
+    ConnectFailure,
     CutResponse,
     EmitFact,
     ExchangeEffect,
@@ -259,3 +260,51 @@ def test_what_a_driver_reads_of_it() -> None:
     record = effects[0]
     assert isinstance(record, OpenFact)
     assert (exchange.id, exchange.attempt) == (record.record.id, 5)
+
+
+def test_a_head_that_is_none_is_answered_without_a_fact() -> None:
+    exchange = Exchange(make_gateway())
+    effects = exchange.request_malformed(RemoteProtocolError("The request line is malformed."), 0.0)
+    assert kinds(effects) == [SendResponseHead, SendResponseBody, SendResponseEnd]
+    head = effects[0]
+    assert isinstance(head, SendResponseHead)
+    assert head.head.status == 400
+    assert exchange.ended
+
+
+def test_no_connection_is_tried_again_and_then_told() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    effects: list[ExchangeEffect] = []
+    for _ in range(3):
+        effects = exchange.upstream_failed(attempt, ConnectFailure.CONNECT, 0.1)
+        if not isinstance(effects[-1], Connect):
+            break
+        attempt = effects[-1].attempt
+    fact, head = effects[0], effects[1]
+    assert isinstance(fact, EmitFact)
+    assert isinstance(head, SendResponseHead)
+    assert (fact.fact.outcome, fact.fact.usage_status, head.head.status) == (Outcome.UPSTREAM_ERROR, "none", 502)
+    assert exchange.ended
+
+
+def test_a_provider_that_speaks_no_http_is_told() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.1)
+    fact, _, head, *_ = exchange.upstream_broken(attempt, 0.2)
+    assert isinstance(fact, EmitFact)
+    assert isinstance(head, SendResponseHead)
+    assert (fact.fact.outcome, head.head.status) == (Outcome.UPSTREAM_ABORT, 502)
+    assert exchange.ended
+
+
+def test_a_caller_who_leaves_gets_a_fact_and_no_answer() -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.1)
+    effects = exchange.downstream_lost(0.2)
+    assert kinds(effects) == [EmitFact, ReleaseUpstream]
+    fact = effects[0]
+    assert isinstance(fact, EmitFact)
+    assert fact.fact.outcome is Outcome.CLIENT_ABORT

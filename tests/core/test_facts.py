@@ -129,6 +129,38 @@ def test_the_open_record() -> None:
     assert FULL.id == OPENED.id
 
 
+def test_what_is_encoded_already_is_no_part_of_what_is_told() -> None:
+    twin = replace(OPENED, identity=OPENED.encode_identity())
+    assert twin == OPENED
+    assert repr(twin) == repr(OPENED)
+    assert twin.encode() == OPENED.encode()
+
+
+@pytest.mark.parametrize("streaming", [None, False, True])
+def test_whether_it_streamed(streaming: bool | None) -> None:
+    assert json.loads(replace(FULL, streaming=streaming).encode())["streaming"] is streaming
+
+
+def test_a_usage_object_is_written_as_it_came() -> None:
+    """Its members in their order, and no number makes a fact impossible."""
+    usage: dict[str, object] = {
+        "b": 1,
+        "a": {"d": [1.5, None, True, "é"], "c": {}},
+        "n": float("nan"),
+        "i": float("inf"),
+    }
+    encoded = replace(FULL, usage=usage).encode()
+    assert b'"usage":' + json.dumps(usage, separators=(",", ":")).encode() in encoded
+
+
+def test_the_outcomes_are_these() -> None:
+    """Consumers read them for years."""
+    assert [outcome.value for outcome in Outcome] == [
+        *["complete", "upstream_error", "refused", "client_abort", "upstream_abort", "timeout"],
+        *["gateway_cut", "gateway_lost"],
+    ]
+
+
 @pytest.mark.parametrize("outcome", Outcome)
 def test_outcomes_are_their_names(outcome: Outcome) -> None:
     assert json.loads(UsageFact(OPENED, outcome, "none").encode())["outcome"] == outcome.value == outcome.name.lower()
@@ -136,6 +168,7 @@ def test_outcomes_are_their_names(outcome: Outcome) -> None:
 
 def test_a_path_is_kept_up_to_a_bound() -> None:
     """Model ids stand in paths, and an open record has to fit as well."""
+    assert ENDPOINT_MAX == 1_024
     for size in (ENDPOINT_MAX, ENDPOINT_MAX + 1, 60_000):
         opened = replace(OPENED, endpoint="/" + "m" * (size - 1))
         kept = "/" + "m" * (ENDPOINT_MAX - 1)
@@ -156,6 +189,7 @@ def fact_of(size: int) -> UsageFact:
 
 def test_a_fact_of_the_largest_size_is_whole() -> None:
     fact = fact_of(FACT_MAX_BYTES)
+    assert FACT_MAX_BYTES == 32 * 1024
     assert len(fact.encode()) == FACT_MAX_BYTES
     assert json.loads(fact.encode()) == json.loads(json.dumps(fact.as_dict()))
 
@@ -181,6 +215,27 @@ def test_without_usage_the_texts_are_cut() -> None:
     row = json.loads(replace(FULL, usage=None, model="m" * FACT_MAX_BYTES).encode())
     assert (row["model"], row["usage"]) == ("m" * 256, None)
     assert list(row) == FIELDS
+
+
+def test_too_many_counters_are_cut_to_the_first_64() -> None:
+    usage: dict[str, object] = {f"{n:03}" + "n" * 61: n for n in range(600)}
+    row = json.loads(replace(FULL, usage=usage).encode())
+    assert list(row["usage"].values()) == list(range(64))
+    usage = {"n" * 64: 2**64 - 1, "m": -(2**64) + 1, "k": 2**64, "l": -(2**64), "o": "x" * FACT_MAX_BYTES}
+    assert json.loads(replace(FULL, usage=usage).encode())["usage"] == {"n" * 64: 2**64 - 1, "m": -(2**64) + 1}
+
+
+@pytest.mark.parametrize(("more", "is_cut"), [(0, False), (1, True)])
+def test_texts_are_cut_only_where_the_counters_alone_are_too_much(more: int, is_cut: bool) -> None:
+    """The limit holds for what is left of a fact as for a whole one, and then the counters go as well."""
+    fact = replace(FULL, model="", usage={"prompt_tokens": 9, "note": "n" * FACT_MAX_BYTES})
+    calls = {"web_search_requests": 1}
+    fact = replace(fact, model="m" * (FACT_MAX_BYTES - len(fact.encode()) + more))
+    row = json.loads(fact.encode())
+    assert len(fact.encode()) == FACT_MAX_BYTES or is_cut
+    assert row["model"] == ("m" * 256 if is_cut else fact.model)
+    assert row["usage"] == (None if is_cut else {"prompt_tokens": 9})
+    assert row["server_tool_calls"] == (None if is_cut else calls)
 
 
 TEXT = st.one_of(

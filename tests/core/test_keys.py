@@ -422,6 +422,14 @@ def test_the_cache_is_bounded_and_drops_the_oldest() -> None:
     assert [ring.lookup(tagged(n)) for n in range(4)] == [None, *(p.claimed for p in parsed[1:])]
 
 
+def test_the_cache_holds_65536_keys_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aigw_core.keys, "_signature_holds", lambda parsed, public_key: True)
+    ring, parsed = KeyRing(RING_KEYS), parse_virtual_key(mint())
+    for number in range(65_537):
+        ring.verify(parsed, number.to_bytes(FINGERPRINT_SIZE))
+    assert ring.cached == 65_536
+
+
 def test_the_cache_holds_at_least_one() -> None:
     with pytest.raises(ValueError, match="at least 1"):
         KeyRing(RING_KEYS, cache_max=0)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aigw_core.denyset import DenyReason, DenySet
 from aigw_core.denyview import Cursor, DenyView
-from aigw_core.snapshot import MAGIC, TEXT_MAX, VERSION, Snapshot, SnapshotError, decode, encode
+from aigw_core.snapshot import CHUNK_ENTRIES, MAGIC, TEXT_MAX, VERSION, Snapshot, SnapshotError, decode, encode
 
 SOURCE = "nats:ai-gateway"
 CURSOR = Cursor("2026-01-02T03:04:05.123456789Z", 9, 1234)
@@ -81,6 +81,52 @@ def test_a_flipped_bit_is_refused(place: int) -> None:
 def test_sealed_nonsense_is_refused(body: bytes) -> None:
     with pytest.raises(SnapshotError):
         decode(sealed(struct.pack(">16sIQ", MAGIC, VERSION, len(body)) + body), SOURCE)
+
+
+@pytest.mark.parametrize("count", [CHUNK_ENTRIES - 1, CHUNK_ENTRIES, 2 * CHUNK_ENTRIES + 1])
+def test_a_large_set_is_written_in_pieces(count: int) -> None:
+    deny = DenySet()
+    for number in range(count):
+        deny.put(f"blackhole.{number}", b"fraud", number + 1)
+    others = {f"other.{number}" for number in range(count)}
+    pieces = list(encode(Snapshot(SOURCE, DenyView(deny, others), CURSOR, 1.0)))
+    assert max(map(len, pieces)) <= CHUNK_ENTRIES * 24
+    found = decode(b"".join(pieces), SOURCE)
+    assert found.view.deny.holds_same(deny)
+    assert found.view.others == others
+
+
+NO_CURSOR = struct.pack(">QQqd", 0, 0, 0, 0.0) + b"\0\0" + struct.pack(">H", len(SOURCE)) + SOURCE.encode()
+NO_ENTRIES = struct.pack(">Q", 0)
+WRONG = {
+    "more entries than bytes": struct.pack(">Q", 9) + NO_ENTRIES + NO_CURSOR,
+    "a scope that is none": struct.pack(">QBQBQ", 1, 9, 7, 1, 3) + NO_ENTRIES + NO_CURSOR,
+    "a reason that is none": struct.pack(">QBQBQ", 1, 1, 7, 9, 3) + NO_ENTRIES + NO_CURSOR,
+    "a foreign key that is cut": NO_ENTRIES + struct.pack(">QH", 1, 999) + b"x" + NO_CURSOR,
+    "a foreign key that is no text": NO_ENTRIES + struct.pack(">QH", 1, 1) + b"\xff" + NO_CURSOR,
+    "a time that is none": NO_ENTRIES * 2 + NO_CURSOR.replace(bytes(32), bytes(24) + struct.pack(">d", float("nan"))),
+    "a time before all time": NO_ENTRIES * 2 + NO_CURSOR.replace(bytes(32), bytes(24) + struct.pack(">d", -1.0)),
+    "more behind the source": NO_ENTRIES * 2 + NO_CURSOR + b"x",
+    "a cursor that is cut": NO_ENTRIES * 2 + NO_CURSOR[:20],
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("body", WRONG.values(), ids=WRONG)
+def test_what_is_sealed_and_wrong_is_refused(body: bytes) -> None:
+    with pytest.raises(SnapshotError, match="content is wrong"):
+        decode(sealed(struct.pack(">16sIQ", MAGIC, VERSION, len(body)) + body), SOURCE)
+
+
+def test_the_smallest_that_is_right() -> None:
+    body = NO_ENTRIES * 2 + NO_CURSOR
+    found = decode(sealed(struct.pack(">16sIQ", MAGIC, VERSION, len(body)) + body), SOURCE)
+    assert (found.source, found.view.deny.size, found.cursor) == (SOURCE, 0, None)
+
+
+def test_another_file_is_none_of_ours() -> None:
+    with pytest.raises(SnapshotError, match="no snapshot"):
+        decode(bytes(200), SOURCE)
 
 
 def test_more_after_the_end_is_refused() -> None:

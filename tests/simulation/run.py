@@ -124,10 +124,11 @@ def _search(options: argparse.Namespace) -> int:
     if found is None:
         return 0
     case, failure = found
-    print(f"\nFAILED: {failure}\nreplay: {case.command}")
+    broken = f" --canary {options.canary}" if options.canary else ""
+    print(f"\nFAILED: {failure}\nreplay: {case.command}{broken}")
     if not options.no_shrink:
         case, failure = smaller(case)
-        print(f"smaller: {case.command}\n  {failure}")
+        print(f"smaller: {case.command}{broken}\n  {failure}")
     return 1
 
 

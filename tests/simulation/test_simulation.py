@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final
 
 import pytest
 
 from tests.simulation.canaries import CANARIES, applied
 from tests.simulation.faults import Fault
-from tests.simulation.run import Case, Totals, play, search, smaller
+from tests.simulation.run import Case, Totals, main, play, search, smaller
 
 SHORT_RUN: Final = 8_000
 """Exchanges of the run in the suite: about ten seconds."""
@@ -59,3 +60,20 @@ def test_a_failure_is_made_smaller_and_still_fails() -> None:
         assert play(case) == failure
     assert play(case) is None
     assert f"--epoch 1 --exchanges {case.exchanges} --lines {case.lines}" in case.command
+
+
+def test_the_printed_command_replays_the_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        "sys.argv", ["simulation", "--exchanges", "2000", "--canary", "tokens_off_by_one", "--no-shrink"]
+    )
+    assert main() == 1
+    said = capsys.readouterr().out
+    (failure,) = re.findall("FAILED: (.*)", said)
+    (flags,) = re.findall("replay: python -m tests.simulation (.*)", said)
+    monkeypatch.setattr("sys.argv", ["simulation", *flags.split()])
+    assert main() == 1
+    assert capsys.readouterr().out == f"{failure}\n"
+    monkeypatch.setattr("sys.argv", ["simulation", *flags.replace("--canary tokens_off_by_one", "").split()])
+    assert main() == 0, "the core is whole without it"

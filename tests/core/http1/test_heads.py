@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from unittest.mock import patch
 
 import pytest
@@ -336,6 +337,21 @@ def test_framing_of_a_request(line: bytes, framing: Framing) -> None:
     assert framing_of(line) == framing
 
 
+@pytest.mark.parametrize("others", [[], [b"X: 1", b"x: 2"]])
+@pytest.mark.parametrize(("digits", "is_read"), [(b"9" * 18, True), (b"9" * 19, False), (b"0" * 18, True)])
+def test_a_length_has_up_to_18_digits(others: list[bytes], digits: bytes, is_read: bool) -> None:
+    """Whether or not another field is repeated."""
+    if is_read:
+        assert framing_of(*others, b"Content-Length: " + digits) == Length(int(digits))
+    else:
+        assert_refused(request(*others, b"Content-Length: " + digits), 400)
+
+
+def test_an_end_may_come_first() -> None:
+    assert [find_head_end(END, searched) for searched in range(4)] == [0] * 4
+    assert_refused(b"", 400)
+
+
 def test_a_request_without_framing_fields_has_no_body() -> None:
     assert framing_of() == NO_BODY
     assert framing_of(start=b"POST / HTTP/1.0") == NO_BODY
@@ -431,6 +447,7 @@ def head_of(size: int) -> bytes:
 
 @pytest.mark.parametrize("behind", [b"", b"body"])
 def test_a_head_of_the_largest_size_is_read(behind: bytes) -> None:
+    assert HEAD_MAX == 65_536
     data = head_of(HEAD_MAX) + END + behind
     for pieces in ([data], single_bytes(data), pieces_of(data, [HEAD_MAX, HEAD_MAX + 3])):
         read = read_head(pieces, parse_request_head)
@@ -446,6 +463,7 @@ def test_a_larger_head_is_431(data: bytes) -> None:
 
 def test_the_number_of_fields() -> None:
     """``Host`` is one of them."""
+    assert FIELDS_MAX == 128
     assert len(parse_request_head(request(*[b"a:"] * (FIELDS_MAX - 1))).headers) == FIELDS_MAX
     assert_refused(request(*[b"a:"] * FIELDS_MAX), 431)
     assert len(parse_response_head(response(*[b"a:"] * FIELDS_MAX), b"GET").headers) == FIELDS_MAX
@@ -464,6 +482,79 @@ def test_invented_names_do_not_fill_the_memory() -> None:
         assert (head.headers.get(long), head.headers.get(longer)) == (b"a", b"b")
         assert long in heads._names
         assert longer not in heads._names
+
+
+def _accepted(block: Callable[[bytes], bytes]) -> set[int]:
+    """Which bytes may stand alone in this place."""
+    found = set()
+    for number in range(256):
+        with suppress(RemoteProtocolError):
+            parse_request_head(block(bytes([number])))
+            found.add(number)
+    return found
+
+
+def test_each_byte_is_accepted_where_it_belongs_and_nowhere_else() -> None:
+    visible = set(range(0x21, 0x7F))
+    # RFC 9110 §5.5: VCHAR, obs-text, SP and HTAB.
+    assert _accepted(lambda byte: request(b"X: a" + byte + b"a")) == visible | set(range(0x80, 0x100)) | {0x20, 0x09}
+    # RFC 9110 §5.6.2: a token, and the colon, which ends the name.
+    marks = set(b"!#$%&'*+-.^_`|~")
+    alphanumeric = set(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+    assert _accepted(lambda byte: request(b"X" + byte + b"X: a")) == marks | alphanumeric | set(b":")
+    assert _accepted(lambda byte: request(start=b"X" + byte + b" /v1/x HTTP/1.1")) == marks | alphanumeric
+    # RFC 3986, percent-encoded or plain; a fragment never reaches a server.
+    assert _accepted(lambda byte: request(start=b"POST /v1/" + byte + b" HTTP/1.1")) == visible - set(b"#")
+    # RFC 3986 §3.2.2: unreserved, sub-delims and the percent sign; a colon begins the port.
+    host = set(b"-._~%!$&'()*+;=:") | alphanumeric
+    assert _accepted(lambda byte: request(host=b"Host: a" + byte)) == host | set(b" \t")
+
+
+def test_names_are_remembered_up_to_4096_of_64_bytes() -> None:
+    with patch.object(heads, "_names", {}), patch.object(heads, "_seen_lines", {}):
+        for number in range(4_096):
+            parse_request_head(request(b"X-%d: a" % number))
+        assert list(heads._names) == [b"X-4095"], "dropped whole when full: Host was one of them"
+        parse_request_head(request(b"n" * 64 + b": a"))
+        assert b"n" * 64 in heads._names
+        parse_request_head(request(b"n" * 65 + b": a"))
+        assert b"n" * 65 not in heads._names
+    with patch.object(heads, "_names", {}), patch.object(heads, "_seen_lines", {}):
+        for number in range(4_095):
+            parse_request_head(request(b"X-%d: a" % number))
+        assert len(heads._names) == 4_096, "Host is one of them"
+
+
+def test_lines_are_remembered_up_to_2048_of_192_bytes() -> None:
+    with patch.object(heads, "_seen_lines", {}):
+        for number in range(2_047):
+            parse_request_head(request(b"Date: %d" % number))
+        assert len(heads._seen_lines) == 2_048, "Host is one of them"
+        parse_request_head(request(b"Date: one more"))
+        assert list(heads._seen_lines) == [b"Date: one more"], "dropped whole when full"
+        for size, is_kept in ((192, True), (193, False)):
+            line = b"Date: ".ljust(size, b"x")
+            parse_request_head(request(line))
+            assert (line in heads._seen_lines) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("line", "is_kept"),
+    [
+        (b"Date: x", True),
+        (b"access-control-allow-origin: *", True),
+        (b"Authorization: Bearer x", False),
+        (b"x-api-key: x", False),
+        (b"Content-Length: 1", False),
+        (b"X-Invented: x", False),
+    ],
+)
+def test_only_lines_that_recur_and_hold_no_credential_are_remembered(line: bytes, is_kept: bool) -> None:
+    with patch.object(heads, "_seen_lines", {}):
+        first, again = (parse_request_head(request(line)) for _ in range(2))
+        assert (line in heads._seen_lines) is is_kept
+        assert first == again
+        assert (first.headers.fields[-1] is again.headers.fields[-1]) is is_kept
 
 
 # Early refusal

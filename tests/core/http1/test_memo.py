@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.errors import RemoteProtocolError
 from aigw_core.http1.heads import parse_request_head
-from aigw_core.http1.memo import HeadMemo
+from aigw_core.http1.memo import REMEMBERED_MAX, HeadMemo
 from aigw_core.messages import RequestHead
 
 LINES = [
@@ -67,3 +68,45 @@ def test_notes_are_shared_by_repeats_only() -> None:
     assert first.notes is not None
     assert again.notes is first.notes
     assert other.notes is not first.notes
+
+
+def with_length(digits: bytes) -> bytes:
+    return b"POST /a HTTP/1.1\r\nContent-Length: " + digits + b"\r\nHost: a"
+
+
+@pytest.mark.parametrize("digits", [b"0", b"7", b"12", b"9" * 18])
+def test_any_number_of_digits_that_is_a_length_is_known_again(digits: bytes) -> None:
+    memo = HeadMemo()
+    first = memo.parse(with_length(b"345"))
+    again = memo.parse(with_length(digits))
+    assert again == parse_request_head(with_length(digits))
+    assert again.notes is first.notes
+
+
+@pytest.mark.parametrize("digits", [b"", b"9" * 19, b"1_0", b"+1", b"-1", b" ", b"1 1", b"\xb2"])
+def test_what_is_no_length_is_refused_behind_one_that_was(digits: bytes) -> None:
+    memo = HeadMemo()
+    memo.parse(with_length(b"345"))
+    with pytest.raises(RemoteProtocolError):
+        memo.parse(with_length(digits))
+
+
+def test_a_head_without_a_length_is_known_again_only_whole() -> None:
+    memo = HeadMemo()
+    one = b"GET /a HTTP/1.1\r\nHost: a"
+    first = memo.parse(one)
+    assert memo.parse(one) is first
+    for other in (one + b"\r\nX: 1", b"GET /b HTTP/1.1\r\nHost: a", one):
+        assert memo.parse(other) == parse_request_head(other)
+    assert memo.parse(one) is not first, "it remembers the last one alone"
+
+
+@pytest.mark.parametrize(("size", "is_known"), [(4_096, True), (4_097, False)])
+def test_a_head_is_remembered_up_to_4096_bytes(size: int, is_known: bool) -> None:
+    memo = HeadMemo()
+    start = b"GET /a HTTP/1.1\r\nHost: a\r\nX: "
+    block = start + b"x" * (size - len(start))
+    first = memo.parse(block)
+    assert REMEMBERED_MAX == 4_096
+    assert (memo.parse(block) is first) is is_known
+    assert (first.notes is not None) is is_known

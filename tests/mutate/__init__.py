@@ -1,0 +1,1 @@
+"""Mutation check of the core: ``python -m tests.mutate``; see ``__main__``."""
