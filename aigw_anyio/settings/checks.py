@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -215,7 +216,8 @@ def _nats(settings: Settings, label: Label) -> Iterator[str]:
 def _deny_source(settings: Settings, label: Label) -> Iterator[str]:
     if settings.effective_deny_source is DenySource.FILE and settings.deny_file is None:
         yield f"{label('deny_file')}: is not set, but deny_source is file; allowed: the path of a JSON file"
-    if settings.snapshot_path is not None and not Path(settings.snapshot_path).parent.is_dir():
+    # Not Path.is_dir, which raises where a directory above it may not be entered.
+    if settings.snapshot_path is not None and not os.path.isdir(Path(settings.snapshot_path).parent):
         yield f"{label('snapshot_path')}: its directory does not exist; allowed: a path in a directory that does"
 
 

@@ -581,3 +581,16 @@ def test_a_member_whose_name_is_no_text_is_told(name: str) -> None:
     assert len(told) == 1
     assert told[0].startswith("idle_timeout_secs")
     assert "is too small" in told[0]
+
+
+def test_a_directory_behind_one_that_may_not_be_entered_is_a_mistake_like_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.stat", denied)
+    found = problems(environ={"AI_SNAPSHOT_PATH": "/closed/inner/deny.snapshot", "AI_NATS_URL": "nats://127.0.0.1"})
+    assert found == [
+        "snapshot_path (AI_SNAPSHOT_PATH): its directory does not exist; allowed: a path in a directory that does",
+    ]
