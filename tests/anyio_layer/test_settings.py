@@ -278,6 +278,7 @@ ADOPTED_BESIDE_THE_POLICY = {
     "shutdown_grace_secs",
     "log_format",
     "log_level",
+    "access_log",
 }
 
 
