@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Final
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,7 +13,7 @@ from aigw_core.providers import PROVIDERS
 from tests.e2e import answers
 from tests.e2e.fleet import environment as mock_environment
 from tests.e2e.gateway import Gateway
-from tests.e2e.provider import Provider, Received
+from tests.e2e.provider import Provider, Received, Script
 from tests.live.smoke import MODELS, Smoke, environment, live_key, model_of
 
 
@@ -45,15 +45,12 @@ def test_every_provider_has_a_model() -> None:
 # The smoke, where there is no fire
 
 
-_by_path: Final = answers.by_path
-
-
 def _knowing_its_models(received: Received) -> None:
     document = json.loads(received.read() or b"{}")
     if document.get("model") == "no-such-model-of-anybody":
         received.connection.send(answers.json_answer({"error": {"message": "no such model"}}, "404 Not Found"))
     else:
-        _by_path(received)
+        answers.by_path(received)
 
 
 def _silent(received: Received) -> None:
@@ -61,29 +58,31 @@ def _silent(received: Received) -> None:
     received.connection.send(answers.json_answer({"model": "m", "choices": []}))
 
 
-@pytest.fixture
-def mock() -> Iterator[Provider]:
-    provider = Provider()
-    yield provider
-    provider.close()
+@contextmanager
+def provider_that(script: Script) -> Iterator[Provider]:
+    provider = Provider(script=script)
+    try:
+        yield provider
+    finally:
+        provider.close()
 
 
-def test_the_smoke_itself(mock: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_smoke_itself() -> None:
     """With those whose way of stating usage the mock has."""
-    monkeypatch.setattr("tests.e2e.provider.answers.by_path", _knowing_its_models)
-    gateway = Gateway("asyncio", mock_environment(mock))
-    try:
-        for name in ("openai", "anthropic", "fireworks", "cerebras", "xai"):
-            Smoke(gateway, name, base_of(name), MODELS[name]).run()
-    finally:
-        assert gateway.stop() == 0
+    with provider_that(_knowing_its_models) as mock:
+        gateway = Gateway("asyncio", mock_environment(mock))
+        try:
+            for name in ("openai", "anthropic", "fireworks", "cerebras", "xai"):
+                Smoke(gateway, name, base_of(name), MODELS[name]).run()
+        finally:
+            assert gateway.stop() == 0
 
 
-def test_the_smoke_notices_an_answer_without_usage(mock: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.e2e.provider.answers.by_path", _silent)
-    gateway = Gateway("asyncio", mock_environment(mock))
-    try:
-        with pytest.raises(AssertionError):
-            Smoke(gateway, "openai", "/v1", MODELS["openai"]).whole()
-    finally:
-        assert gateway.stop() == 0
+def test_the_smoke_notices_an_answer_without_usage() -> None:
+    with provider_that(_silent) as mock:
+        gateway = Gateway("asyncio", mock_environment(mock))
+        try:
+            with pytest.raises(AssertionError):
+                Smoke(gateway, "openai", "/v1", MODELS["openai"]).whole()
+        finally:
+            assert gateway.stop() == 0
