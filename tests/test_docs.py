@@ -82,7 +82,11 @@ def test_readme_has_two_commands_of_one_line() -> None:
     demo, suite = _commands()
     venv, python = ["python3", "-m", "venv", ".venv"], ".venv/bin/python"
     assert demo == [venv, [python, "-m", "pip", "install", "-q", "."], [python, "-m", "aigw_asyncio", "--demo"]]
-    assert suite == [venv, [python, "-m", "pip", "install", "-q", "-e", ".[dev]"], [python, "-m", "pytest", "-q"]]
+    assert suite == [
+        venv,
+        [python, "-m", "pip", "install", "-q", "-e", ".[dev]"],
+        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"],
+    ]
 
 
 def test_ci_runs_the_commands_of_the_readme() -> None:
