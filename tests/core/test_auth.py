@@ -25,6 +25,7 @@ from aigw_core.policy import Policy, ProviderPolicy
 from aigw_core.providers import PROVIDERS
 from aigw_core.routing import Route
 from aigw_core.secrets import Secret
+from aigw_core.stats import LIMITS
 from aigw_core.wires import Wire
 from tests.core.driver import BYO_KEY, SEED, VIRTUAL_KEY, VIRTUAL_KEY_V2, make_gateway, make_policy
 
@@ -480,6 +481,24 @@ def test_byo_is_limited_per_credential_and_as_a_whole() -> None:
     limited = Reason.RATE_LIMITED
     assert [reason_of(request(key=key), gateway) for key in keys] == [None, None, limited, None, limited]
     assert reason_of(request(), gateway) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "key", "detail"),
+    [
+        ({"rate_limit_rps": 1}, VIRTUAL_KEY, "key"),
+        ({"rate_limit_rps": 1}, BYO_KEY, "key"),
+        ({"byo_rate_limit_rps": 1}, BYO_KEY, "byo"),
+        ({"unverified_rate_limit_rps": 1}, BAD_SIGNATURE, "unverified"),
+    ],
+)
+def test_the_log_is_told_which_limit_it_was(limits: dict[str, int], key: bytes, detail: str) -> None:
+    gateway = make_gateway(make_policy(**limits))
+    decide(request(key=key), gateway)
+    decision = decide(request(key=key), gateway)
+    assert isinstance(decision, Refused)
+    assert (decision.rejection.reason, decision.rejection.detail) == (Reason.RATE_LIMITED, detail)
+    assert detail in LIMITS
 
 
 def test_signatures_of_strangers_are_limited_as_a_whole() -> None:
