@@ -11,7 +11,7 @@ import anyio
 from anyio.abc import ByteStream, SocketAttribute, TaskGroup
 
 from aigw_anyio import sockets
-from aigw_anyio.readsize import READ_FIRST, READ_MIN, next_read_size
+from aigw_anyio.readsize import READ_MAX, READ_MIN, next_read_size
 from aigw_anyio.tlspipe import TlsPipe
 
 QUEUE_HIGH: Final = 65_536
@@ -55,7 +55,7 @@ class Channel:
         self._ending = False
         self._closed = False
         self._paused = False
-        self._read_size = READ_FIRST
+        self._read_size = READ_MAX
         self._resumed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._tasks: TaskGroup | None = None

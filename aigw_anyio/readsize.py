@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-READ_FIRST: Final = 16_384
-"""Bytes of the first reads of a connection: nearly every JSON request and answer."""
+READ_MAX: Final = 16_384
+"""Bytes of the first reads of a connection, and the most: nearly every JSON request and answer fits, and a body that
+becomes costly where it was cheap has no large read under way."""
 READ_MIN: Final = 4_096
 """The least: below it the turns themselves are what costs. Smaller reads are not timed."""
-READ_MAX: Final = 65_536
-"""The most: from here on a read of plain bytes costs little beside the bytes, and a body that becomes costly in its
-middle stalls nobody for long."""
 LONG_SECS: Final = 0.004
 """A read that takes longer makes the next ones smaller in proportion."""
 SHORT_SECS: Final = 0.001

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aigw_anyio.readsize import READ_FIRST, READ_MAX, READ_MIN, next_read_size
+from aigw_anyio.readsize import READ_MAX, READ_MIN, next_read_size
 
 
 class ReadBuffer:
@@ -22,7 +22,7 @@ class Reading(asyncio.BufferedProtocol):
 
     def __init__(self, buffer: ReadBuffer) -> None:
         self._read_buffer = buffer
-        self._read_view = buffer.view[:READ_FIRST]
+        self._read_view = buffer.view
 
     def received(self, data: bytes) -> None:
         raise NotImplementedError

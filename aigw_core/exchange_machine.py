@@ -297,8 +297,9 @@ class ExchangeMachine(ExchangeBase):
         if attempt != self.attempt or self._leg is not leg.BUSY or self.outbound.upstream_status is not None:
             return
         self._begin_response(attempt, head, now, whole=bool(body) and self.state is states.REQUESTING)
-        if self.state is states.RESPONDING and body and self.inbound is not None:
-            data = self.outbound.whole(body, now)
+        authorized = self._authorized
+        if self.state is states.RESPONDING and body and self.inbound is not None and authorized is not None:
+            data = self.outbound.whole(body, authorized, self.inbound.body, now)
             if data:
                 self.port.response_body(data)
             self._release(reusable=reusable and self.inbound.done)

@@ -207,7 +207,7 @@ _encoder = json.JSONEncoder(separators=(",", ":"))
 
 
 def _quick_encoder() -> Callable[[object, int], Iterable[str]] | None:
-    """What JSONEncoder makes anew for every call, where it is written in C: 2 µs of 3.5 for a usage object."""
+    """What JSONEncoder makes anew for every call, where it is written in C: half of the time for a usage object."""
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
         return None

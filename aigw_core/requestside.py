@@ -115,7 +115,7 @@ class RequestSide:
         body = self.body
         if body is None:
             return b""
-        if self.empty:
+        if self.empty and isinstance(body, RequestBody):
             body.judge_empty()
             return b""
         return body.end()

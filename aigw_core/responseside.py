@@ -18,17 +18,15 @@ _JSON_LABEL: Final = b"application/json"
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
 METER_FEED_MAX: Final = 65_536
-"""Bytes the Meter sees in one call, so that no body stalls the loop."""
+"""Bytes the Meter sees in one call, which bounds what it copies; drivers may hand on more."""
 
 
 class ResponseSide:
     """Bytes of one response on their way to the caller; the Meter sees a copy, the pool key is masked."""
 
     __slots__ = (
-        "_authorized",
         "_mask",
         "_opaque",
-        "_request_bytes",
         "begun",
         "informational",
         "left_at",
@@ -56,8 +54,6 @@ class ResponseSide:
         self.meter: Meter | None = None
         self.result: MeterResult | None = None
         """What was read of an answer that needed no Meter."""
-        self._authorized: Authorized | None = None
-        self._request_bytes = 0
         self._mask: KeyMask | None = None
         self._opaque = False
 
@@ -96,15 +92,14 @@ class ResponseSide:
         encoding = head.headers.first.get(b"content-encoding", b"")
         strip = body.injected and head.status < 300 and encoding.lower() in (b"", b"identity")
         label = head.headers.first.get(b"content-type", b"")
-        if whole and 200 <= head.status < 300 and label.startswith(_JSON_LABEL) and not (strip or encoding):
-            self._authorized, self._request_bytes = authorized, body.text_bytes_hint
-        else:
-            self._new_meter(authorized, body.text_bytes_hint, strip=strip).response_head(head.status, label, encoding)
+        is_usual = whole and 200 <= head.status < 300 and label.startswith(_JSON_LABEL) and not (strip or encoding)
+        if not is_usual:
+            self._new_meter(authorized, body, strip=strip).response_head(head.status, label, encoding)
         return framing if isinstance(framing, Length) and not strip else CHUNKED
 
-    def _new_meter(self, authorized: Authorized, request_bytes: int, *, strip: bool) -> Meter:
+    def _new_meter(self, authorized: Authorized, body: ManagedBody, *, strip: bool) -> Meter:
         meter = self.meter = Meter(authorized.route.wire, authorized.provider.usage, strip_usage_event=strip)
-        meter.request_bytes_hint = request_bytes
+        meter.request_bytes_hint = body.text_bytes_hint
         return meter
 
     @property
@@ -128,16 +123,15 @@ class ResponseSide:
         self.relayed += len(data)
         return data
 
-    def whole(self, data: bytes, now: float) -> bytes:
-        """As feed() of the whole body and finish()."""
-        authorized, self._authorized = self._authorized, None
-        if authorized is not None:
+    def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
+        """As feed() of the whole body and finish(), after begin() was told that it comes."""
+        if self.meter is None and body is not None:
             self.result = read_answer(authorized.route.wire, authorized.provider.usage, data)
             if self.result is not None:
                 self.ttft_at = now
                 self.relayed = len(data)
                 return data
-            self._new_meter(authorized, self._request_bytes, strip=False).response_head(200, _JSON_LABEL, b"")
+            self._new_meter(authorized, body, strip=False).response_head(200, _JSON_LABEL, b"")
         return self.feed(data, now) + self.finish()
 
     def finish(self) -> bytes:

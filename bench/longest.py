@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from aigw_anyio.readsize import READ_FIRST, READ_MIN, next_read_size
+from aigw_anyio.readsize import READ_MAX, READ_MIN, next_read_size
 from aigw_core.usage.meter import Meter
 from aigw_core.usage.profile import usage_profile
 from aigw_core.usage.scanner import RootScanner
@@ -58,6 +58,11 @@ def _events(data: bytes, size: int = 0) -> bytes:
     return event * max(1, (size or BODY_SIZE) // len(event))
 
 
+def _turning(costly: bytes) -> bytes:
+    """Cheap at first, so that reads have grown when it begins to cost."""
+    return b'{"pad":"' + b"QUJD" * 100_000 + b'",' + costly[1:500_000].rpartition(b",")[0] + b"}"
+
+
 def shapes() -> dict[str, tuple[Callable[[], Feed], bytes]]:
     """Name to how it is read, and the body."""
     narrow = "[[[[[[1]]]]]]"
@@ -73,6 +78,8 @@ def shapes() -> dict[str, tuple[Callable[[], Feed], bytes]]:
         "request, base64": (scanner, work.chat_request(padding=BODY_SIZE)),
         "answer, narrow arrays": (document, _filled(narrow)),
         "answer, deep members": (document, members),
+        "request, base64, then deep members": (scanner, _turning(members)),
+        "answer, base64, then deep members": (document, _turning(members)),
         "answer, NaN": (document, _filled("NaN")),
         "answer, dense logprobs": (document, dense),
         "answer, embeddings": (document, embeddings),
@@ -93,7 +100,7 @@ def measure(make: Callable[[], Feed], body: bytes) -> dict[str, float]:
 
 
 def _run(feed: Feed, body: bytes) -> dict[str, float]:
-    size, at = READ_FIRST, 0
+    size, at = READ_MAX, 0
     calls: list[float] = []
     while at < len(body):
         piece = body[at : at + size]

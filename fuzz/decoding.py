@@ -82,7 +82,28 @@ def _may_differ(coding: bytes, data: bytes, read: tuple[bytes, bool] | None) -> 
     A broken body may be refused at once or never become complete. libzstd takes a block that repeats a byte no times,
     which no encoder writes, for an end or for damage.
     """
-    return read is None or not read[1] or (coding == b"zstd" and _ENCODE[coding](read[0]) != data)
+    return read is None or not read[1] or (coding == b"zstd" and _has_empty_run(data))
+
+
+def _has_empty_run(data: bytes) -> bool:
+    """Whether a zstd frame has an RLE block of size 0 (RFC 8878 §3.1.1)."""
+    while len(data) > 4:
+        if 0x184D2A50 <= int.from_bytes(data[:4], "little") <= 0x184D2A5F:
+            data = data[8 + int.from_bytes(data[4:8], "little") :]
+            continue
+        descriptor = data[4]
+        is_single = bool(descriptor & 32)
+        sizes = (1 if is_single else 0, 2, 4, 8)
+        at = 5 + (not is_single) + (0, 1, 2, 4)[descriptor & 3] + sizes[descriptor >> 6]
+        is_last = False
+        while not is_last and at + 3 <= len(data):
+            header = int.from_bytes(data[at : at + 3], "little")
+            is_last, kind, size = bool(header & 1), header >> 1 & 3, header >> 3
+            if kind == 1 and size == 0:
+                return True
+            at += 3 + (1 if kind == 1 else size)
+        data = data[at + (4 if descriptor & 4 else 0) :]
+    return False
 
 
 def _complete(outcome: tuple[bytes, bool] | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aigw_core.usage.document import DOCUMENT_MAX
 from aigw_core.usage.jsontext import decode_json, may_repeat
 from aigw_core.usage.meter import MeterResult, UsageStatus, state_usage
@@ -9,7 +11,7 @@ from aigw_core.usage.profile import UsageProfile
 from aigw_core.usage.readers import name_text, tokens_of
 from aigw_core.wires import Wire
 
-_FINAL = UsageStatus.FINAL
+_FINAL: Final = UsageStatus.FINAL
 
 
 def read_answer(wire: Wire, profile: UsageProfile, data: bytes) -> MeterResult | None:
@@ -17,7 +19,7 @@ def read_answer(wire: Wire, profile: UsageProfile, data: bytes) -> MeterResult |
 
     It takes a third of the Meter's steps, and nearly every exchange takes it.
     """
-    if not data.startswith(b"{") or len(data) > DOCUMENT_MAX or may_repeat(data, b'"usage"'):
+    if not (wire.billable and data.startswith(b"{")) or len(data) > DOCUMENT_MAX or may_repeat(data, b'"usage"'):
         return None
     try:
         root = decode_json(data)
@@ -26,7 +28,7 @@ def read_answer(wire: Wire, profile: UsageProfile, data: bytes) -> MeterResult |
     if type(root) is not dict:
         return None
     usage = root.get("usage")
-    if type(usage) is not dict or not usage or root.get("error") or not wire.billable:
+    if type(usage) is not dict or not usage or root.get("error"):
         return None
     result = MeterResult(_FINAL, None, {}, name_text(root.get("model")), name_text(root.get("service_tier")))
     state_usage(result, usage, tokens_of(wire, profile, usage))

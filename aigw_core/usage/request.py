@@ -228,8 +228,9 @@ class RequestBody:
         while at < len(data):
             # Where a hold ends is looked at neither earlier nor later, however the bytes came.
             begun = scanner.open_member
-            room = HOLD_MAX if begun is None else begun[1] + HOLD_MAX + 1 - scanner.offset
-            end = at + max(1, min(room, HOLD_MAX))
+            end = at + HOLD_MAX
+            if begun is not None and begun[0] == "stream_options":
+                end = at + begun[1] + HOLD_MAX + 1 - scanner.offset
             self._scan_piece(scanner, data[at:end])
             at = end
 

@@ -17,6 +17,7 @@ STORED_NAMES: Final = frozenset({"previous_response_id", "conversation"})
 _JUDGED_NAMES: Final = STORED_NAMES | {INPUT}
 _INJECT: Final = IncludeUsage.INJECT
 _REQUIRE: Final = IncludeUsage.REQUIRE
+_ABSENT: Final = object()
 
 
 def _refuse_constant(_: str) -> object:
@@ -61,10 +62,6 @@ class WholeBody:
         """The body that was read, which is relayed now unless it is collected."""
         return b"" if self.collecting else data
 
-    def judge_empty(self) -> None:
-        """Never asked: there is a body."""
-        raise AssertionError
-
     def end(self) -> bytes:
         """The verdict; returns what is relayed of a collected body. Raises RequestFault."""
         rules, data = self._rules, self._data
@@ -108,9 +105,6 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
     if options is not _ABSENT and not (isinstance(options, dict) and is_true(options.get("include_usage"))):
         return None
     return WholeBody(rules, data, root)
-
-
-_ABSENT: Final = object()
 
 
 def usage_required() -> RequestFault:

@@ -13,7 +13,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.stapled import MultiListener
 
 from aigw_anyio.channel import QUEUE_HIGH, Channel
-from aigw_anyio.readsize import READ_FIRST, READ_MIN
+from aigw_anyio.readsize import READ_MAX, READ_MIN
 from aigw_anyio.tlspipe import TlsPipe
 
 pytestmark = pytest.mark.anyio
@@ -230,5 +230,5 @@ async def test_reads_are_of_the_size_that_the_last_ones_allow(monkeypatch: pytes
             await ended.wait()
             channel.close()
     # A small read is not timed.
-    assert asked == [READ_FIRST, READ_FIRST + 1, READ_FIRST + 1, READ_FIRST + 2]
-    assert told == [(READ_FIRST, READ_FIRST), (READ_FIRST + 1, READ_FIRST + 1)]
+    assert asked == [READ_MAX, READ_MAX + 1, READ_MAX + 1, READ_MAX + 2]
+    assert told == [(READ_MAX, READ_MAX), (READ_MAX + 1, READ_MAX + 1)]

@@ -72,9 +72,10 @@ def test_a_second_head_is_the_drivers_fault() -> None:
         machine.request_head(HEAD, 2.0)
 
 
+@pytest.mark.parametrize("label", [b"text/event-stream", b"application/json"])
 @pytest.mark.parametrize("framing", [CHUNKED, Length(0)])
-def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing) -> None:
-    """The one event was asked for here and is taken out; an empty chunk would have ended the body twice."""
+def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing, label: bytes) -> None:
+    """The one event was asked for here and is taken out, whatever its label; an empty chunk would end it twice."""
     port = EffectPort()
     machine = ExchangeMachine(make_gateway(), port, owner=None, timers=Timers(), last_attempt=0)
     head = RequestHead(HEAD.method, HEAD.target, HEAD.headers, Length(len(CHAT_STREAM)))
@@ -84,7 +85,7 @@ def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing)
     machine.fact_opened(opened.record.id, 0.0)
     machine.upstream_connected(1, False, 0.0)
     port.take()
-    answer = ResponseHead(200, b"OK", Headers.of([(b"content-type", b"text/event-stream")]), framing)
+    answer = ResponseHead(200, b"OK", Headers.of([(b"content-type", label)]), framing)
     event = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
     machine.response(1, answer, event if framing == CHUNKED else b"", 1.0, reusable=True)
     effects = port.take()

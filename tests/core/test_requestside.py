@@ -87,6 +87,26 @@ def test_a_managed_body_is_collected_and_judged() -> None:
     assert (side.body.requested_model, side.body.streaming) == ("gpt-4o-mini", False)
 
 
+def test_a_body_that_is_there_whole_is_taken_at_once() -> None:
+    policy = make_policy()
+    for body, sent in ((CHAT, CHAT), (CHAT_STREAM, None), (CHAT + b" ", CHAT + b" ")):
+        head = head_of(Length(len(body)), (b"x-api-key", VIRTUAL_KEY), (b"Content-Type", b"application/json"))
+        decision = authorize(head, policy, make_gateway(policy), 0.0)
+        assert isinstance(decision, Authorized)
+        side = RequestSide(head)
+        is_taken = side.judge_by(decision, policy, body)
+        # Blanks behind the root are the scanner's.
+        assert is_taken is not body.endswith(b" ")
+        assert side.received == (len(body) if is_taken else 0)
+        assert side.collecting
+        if not is_taken:
+            side.feed(body)
+        forwarded = side.finish()
+        assert forwarded == (sent or forwarded)
+        assert (b"include_usage" in forwarded) is (sent is None)
+        assert side.forward_framing == Length(len(forwarded))
+
+
 def test_the_splice_shows_in_the_framing() -> None:
     side = managed(Length(len(CHAT_STREAM)), (b"Content-Type", b"application/json"))
     side.feed(CHAT_STREAM)
@@ -127,9 +147,9 @@ def test_a_head_that_repeats_is_judged_alike_each_time(field: tuple[bytes, bytes
     head.notes = HeadNotes()
     decision = authorize(head, policy, make_gateway(policy), 0.0)
     assert isinstance(decision, Authorized)
-    for _ in range(2):
+    for whole in (b"", b"", CHAT, CHAT):
         side = RequestSide(head)
-        side.judge_by(decision, policy)
+        assert side.judge_by(decision, policy, whole) is False
         with pytest.raises(RequestFault) as fault:
             side.feed(CHAT)
         assert fault.value.status == status

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,13 @@ import pytest
 
 from aigw_anyio.doctor import natscheck
 from tests.doctor.conftest import Doctor
+from tests.doctor.conftest import _root_logging as _root_logging
 from tests.doctor.conftest import doctor as doctor
 from tests.doctor.models import Models
 from tests.nats.bucket import Bucket
 from tests.nats.server import NatsServer, free_port
 
 Start = Callable[..., NatsServer]
-
-
-@pytest.fixture(autouse=True)
-def _root_logging() -> Iterator[None]:
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level)
-    yield
-    root.handlers[:], level = before
-    root.setLevel(level)
 
 
 @pytest.fixture

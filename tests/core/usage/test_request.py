@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from aigw_core.errors import Reason, Rejection
 from aigw_core.usage.request import HOLD_MAX, BodyRules, IncludeUsage, RequestBody, RequestFault
+from aigw_core.usage.scanner import RootScanner
 from aigw_core.usage.splice import SPLICE_MAX
 from tests.core.usage.helpers import byte_by_byte, split_at
 from tests.core.usage.json_texts import Members, broken_documents, documents, loaded, spelt
@@ -917,7 +918,7 @@ def test_recorded_requests_are_spliced_and_otherwise_untouched() -> None:
 def test_of_two_faults_the_same_one_is_told_in_any_split(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """The option outgrows its hold before the text turns out to be no JSON."""
     monkeypatch.setattr("aigw_core.usage.request.HOLD_MAX", 64)
-    text = b'{"stream_options":{"a":"' + b"x" * 80 + b'"' + b"}" * 3
+    text = b'{"stream_options":{"a":{},"' + b"x" * 80 + b'","stream":true}'
     rules = replace(INJECT, collect_max=0)
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     sent = Sent(rules, pieces)
@@ -926,3 +927,18 @@ def test_of_two_faults_the_same_one_is_told_in_any_split(monkeypatch: pytest.Mon
         "The request member `stream_options` is too long.",
         "stream_options",
     )
+
+
+def test_a_long_member_is_scanned_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed: list[int] = []
+    feed = RootScanner.feed
+
+    def counted(scanner: RootScanner, data: bytes) -> None:
+        fed.append(len(data))
+        feed(scanner, data)
+
+    monkeypatch.setattr(RootScanner, "feed", counted)
+    text = b'{"model":"' + b"x" * (5 * HOLD_MAX) + b'","stream":true}'
+    Sent(replace(INJECT, collect_max=0), text)
+    assert sum(fed) == len(text)
+    assert len(fed) <= 7
