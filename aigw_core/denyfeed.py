@@ -82,6 +82,7 @@ class DenyFeed:
         self._tally = Tally()
         self._ticket = 0
         self._is_asked = False
+        self._asked_at = 0
         self._agreed_at = 0.0
         self._disagreements = 0
         self._phase = FeedPhase.OFF
@@ -181,7 +182,7 @@ class DenyFeed:
         assert reader is not None
         if stream.created != reader.stream.created:
             return self._begin_again("the stream was made anew", now, is_tainted=True)
-        if stream.last_seq < reader.accounted:
+        if stream.last_seq < self._asked_at:
             return self._begin_again("the stream has lost its newest entries", now, is_tainted=True)
         verdict = self._tally.compare(stream)
         out: list[FeedEffect] = []
@@ -374,6 +375,8 @@ class DenyFeed:
             return []
         self._ticket += 1
         self._is_asked = True
+        # What arrives before the answer may be newer than it.
+        self._asked_at = self._reader.accounted if self._reader is not None else 0
         self._timers.pop(FeedTimer.ASK, None)
         self._timers[FeedTimer.UNANSWERED] = now + self._t.answer
         return [AskStream(self._ticket)]

@@ -194,6 +194,23 @@ def test_a_stream_that_lost_its_newest_entries_is_read_whole() -> None:
     assert len(world.held()) == 2
 
 
+def test_a_description_that_is_older_than_what_arrived_since_is_no_loss() -> None:
+    world = live_world(*KEYS[:3])
+    world.run(world.feed.look(world.now))
+    world.serve()
+    assert len(world.replies) == 1
+    world.write(KEYS[3], EntryKind.PUT, b"spend")
+    world.send()
+    while world.deliveries:
+        world.receive(world.deliveries)
+    assert KEYS[3] in world.held()
+    world.receive(world.replies)
+    assert world.feed.phase is FeedPhase.WATCHING
+    world.calm(1.0)
+    assert world.held() == world.truth()
+    assert (world.feed.stats.rescans, reasons(world)[-1]) == (0, "live: caught up")
+
+
 def test_an_anchor_that_was_overwritten_means_reading_all() -> None:
     world = live_world(*KEYS[:3])
     world.disconnect()
