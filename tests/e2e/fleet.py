@@ -86,7 +86,14 @@ def environment(provider: Provider, **changes: str) -> dict[str, str]:
 def _is_idle(gateway: Gateway) -> bool:
     """Whether every exchange of every test has come to its end, and with it its connection and its promised fact."""
     names = ("aigw_exchanges", "aigw_connections", "aigw_facts_outstanding", "aigw_facts_buffered_bytes")
-    return not any(gateway.metric(name) for name in names)
+    return not any(gateway.metrics(names))
+
+
+def is_at_rest(gateway: Gateway) -> bool:
+    """Whether no exchange is running, and every fact has been read here."""
+    names = ("aigw_exchanges", "aigw_facts_outstanding", "aigw_facts_buffered_bytes", "aigw_facts_written_total")
+    exchanges, outstanding, buffered, written = gateway.metrics(names)
+    return not (exchanges or outstanding or buffered) and written == len(gateway.facts())
 
 
 class Fleet:
@@ -99,8 +106,21 @@ class Fleet:
         self.lonely = Provider()
         """For tests that need the idle connections to a provider to themselves."""
         self._running: dict[tuple[str, str], Gateway] = {}
+        self._used: dict[tuple[str, str], Gateway] = {}
 
     def get(self, backend: str, configuration: str) -> Gateway:
+        gateway = self._used[backend, configuration] = self._start(backend, configuration)
+        return gateway
+
+    def rest(self) -> None:
+        """What a test has set off is over before the next one looks at the same servers."""
+        for gateway in self._used.values():
+            if gateway.running():
+                wait_until(functools.partial(is_at_rest, gateway), "the exchanges of the test are over")
+        self._used.clear()
+        wait_until(lambda: self.provider.is_quiet, "the provider has read what it was sent")
+
+    def _start(self, backend: str, configuration: str) -> Gateway:
         known = self._running.get((backend, configuration))
         if known is not None:
             assert known.running(), f"the {configuration} gateway is gone: {known.stderr[-10:]}"

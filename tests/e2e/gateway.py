@@ -194,10 +194,13 @@ class Gateway:
 
     def metric(self, name: str) -> float:
         """One sample by its name and labels as exposed, 0 where it is not there yet."""
-        for line in self.admin("/metrics")[1].splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.rpartition(" ")[2])
-        return 0.0
+        return self.metrics((name,))[0]
+
+    def metrics(self, names: Sequence[str]) -> list[float]:
+        """Samples of one moment."""
+        lines = (line.rpartition(" ") for line in self.admin("/metrics")[1].splitlines())
+        samples = {name: value for name, _, value in lines}
+        return [float(samples.get(name, 0)) for name in names]
 
     # What it wrote
 

@@ -110,6 +110,7 @@ class ProviderConnection:
         self.transcript = transcript
         self.bytes_received = 0
         self.requests = 0
+        self.awaits_request = False
         self.closed = False
         self.tls_version: str | None = sock.version() if isinstance(sock, ssl.SSLSocket) else None
         self._buffer = bytearray()
@@ -252,6 +253,16 @@ class Provider:
         """Of all connections ever, TLS removed."""
         return sum(connection.bytes_received for connection in self.connections)
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every request that has arrived has been seen."""
+        poll = select.poll()
+        for connection in self.connections:
+            number = connection.sock.fileno()
+            if connection.awaits_request and number >= 0:
+                poll.register(number, select.POLLIN)
+        return not poll.poll(0)
+
     def case(self, script: Script | bytes) -> Case:
         """A new case; bytes are sent as they are once the request is complete."""
         case = Case(f"case-{next(self._numbers)}", script if callable(script) else replying(script))
@@ -295,7 +306,9 @@ class Provider:
                 connection.close()
 
     def _serve_one(self, connection: ProviderConnection) -> bool:
+        connection.awaits_request = True
         received = Received(connection, connection.take_until(b"\r\n\r\n")[:-4])
+        connection.awaits_request = False
         connection.requests += 1
         received.complete = not received.values(b"transfer-encoding") and received.values(b"content-length") in (
             [],

@@ -15,7 +15,7 @@ from tests.e2e import DEADLINE, answers, keys
 from tests.e2e.calls import BODY, CHAT, JSON_TYPE, MESSAGES, STREAMED, UNRULED
 from tests.e2e.client import Client, Closed, Field, bearer, request
 from tests.e2e.conftest import BACKENDS
-from tests.e2e.fleet import Fleet
+from tests.e2e.fleet import Fleet, is_at_rest
 from tests.e2e.gateway import Gateway, wait_until
 from tests.e2e.provider import PeerClosed, Provider, Received
 from tests.e2e.test_malformed import BODIES, CHUNKS, HEADS
@@ -213,8 +213,7 @@ def trace(gateway: Gateway, provider: Provider, script: Script) -> Trace:
                 client._receive()
         except Closed as how:
             end = str(how)
-    wait_until(lambda: not gateway.metric("aigw_exchanges"), "the exchange ends")
-    wait_until(lambda: len(gateway.facts()) == gateway.metric("aigw_facts_written_total"), "every fact is read")
+    wait_until(lambda: is_at_rest(gateway), "the exchange ends and every fact is read")
     if provided.requests:
         assert provided.over.wait(DEADLINE)
     facts = [fact for fact_id, fact in gateway.facts().items() if fact_id not in known]
