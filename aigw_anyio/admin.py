@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import anyio
 from anyio.abc import SocketStream, TaskStatus
@@ -23,9 +24,25 @@ _JSON: Final = (("content-type", "application/json"),)
 _TEXT: Final = (("content-type", "text/plain; charset=utf-8"),)
 
 
+Row = Mapping[str, object]
+"""What ``/readyz`` says, as JSON."""
+
+
+class AdminPages(Protocol):
+    """What the admin listener tells about: one gateway, or several together."""
+
+    async def metrics_page(self, accept: str, /) -> tuple[str, bytes]:
+        """Content type and body, by the ``Accept`` header."""
+        ...
+
+    async def ready_page(self) -> tuple[int, Row]:
+        """HTTP status and body."""
+        ...
+
+
 @dataclass(slots=True)
 class AdminState(Sources):
-    """What the admin listener tells about."""
+    """One gateway."""
 
     started_at: float = 0.0
     """Monotonic seconds, the clock of the event loop."""
@@ -35,6 +52,17 @@ class AdminState(Sources):
 
     def __post_init__(self) -> None:
         self.metrics = Metrics(self)
+
+    async def metrics_page(self, accept: str, /) -> tuple[str, bytes]:
+        return await self.metrics.expose(accept)
+
+    async def ready_page(self) -> tuple[int, Row]:
+        return self.ready_at(anyio.current_time())
+
+    def ready_at(self, now: float) -> tuple[int, Row]:
+        status, word = self.readiness(now)
+        gateway = self.gateway
+        return status, {"status": word, "deny": gateway.deny_state, "deny_revision": gateway.deny.revision}
 
     def readiness(self, now: float) -> tuple[int, str]:
         """HTTP status, and ``ok``, ``degraded``, ``starting`` or ``draining``."""
@@ -52,32 +80,29 @@ class AdminState(Sources):
 
 async def serve_admin(
     listener: MultiListener[SocketStream],
-    state: AdminState,
+    pages: AdminPages,
     *,
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until cancelled."""
 
     async def answer(request: httpd.Request, responder: httpd.Responder) -> None:
-        if request.path == "/metrics" and request.method in _METHODS:
-            content_type, text = await state.metrics.expose(request.headers.get("accept", ""))
+        if request.method not in _METHODS or request.path not in ("/metrics", "/readyz"):
+            await responder.reply(*respond(request.method, request.path))
+        elif request.path == "/metrics":
+            content_type, text = await pages.metrics_page(request.headers.get("accept", ""))
             await responder.reply(200, (("content-type", content_type),), text)
-            return
-        status, headers, body = respond(state, request.method, request.path, anyio.current_time())
-        await responder.reply(status, headers, body)
+        else:
+            status, row = await pages.ready_page()
+            await responder.reply(status, _JSON, f"{json.dumps(row)}\n".encode())
 
     await httpd.serve(listener, answer, LIMITS, task_status=task_status)
 
 
-def respond(state: AdminState, method: str, path: str, now: float) -> tuple[int, httpd.Headers, bytes]:
-    """Status, headers and body of a request for anything but the metrics."""
+def respond(method: str, path: str) -> tuple[int, httpd.Headers, bytes]:
+    """Status, headers and body of a request that needs nothing of the gateway's."""
     if path not in ("/livez", "/readyz", "/metrics"):
         return 404, _TEXT, b"/livez, /readyz and /metrics are here\n"
     if method not in _METHODS:
         return 405, (*_TEXT, ("allow", "GET, HEAD")), b"GET or HEAD\n"
-    if path == "/livez":
-        return 200, _JSON, b'{"status": "ok"}\n'
-    status, word = state.readiness(now)
-    gateway = state.gateway
-    row = {"status": word, "deny": gateway.deny_state, "deny_revision": gateway.deny.revision}
-    return status, _JSON, f"{json.dumps(row)}\n".encode()
+    return 200, _JSON, b'{"status": "ok"}\n'

@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -95,10 +95,17 @@ def _run_frontend(backend: str, argv: list[str]) -> int:
     return entry(argv)
 
 
-def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | None = None) -> int:
+def frontend_main(
+    factory: DataPlaneFactory,
+    backend: str,
+    argv: list[str] | None = None,
+    *,
+    make_clock: Callable[[], object] | None = None,
+) -> int:
     """``python -m aigw_<backend> [--config FILE] [--demo]``; returns the exit code.
 
-    0 after a clean stop, 2 for a configuration that is refused (one line a problem), 1 otherwise.
+    0 after a clean stop, 2 for a configuration that is refused (one line a problem), 1 otherwise. ``make_clock``:
+    for an event loop whose own clock is not :func:`time.monotonic`, by which workers count together.
     """
     parser = Parser(prog=f"aigw_{backend}", description=f"The gateway on {backend}.")
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file (default: AI_CONFIG, else none)")
@@ -133,14 +140,27 @@ def frontend_main(factory: DataPlaneFactory, backend: str, argv: list[str] | Non
     for warning in warnings:
         _log.warning("%s", warning)
     options = Options(backend, reload=load, owns_process=True, notifier=Notifier.from_environ(os.environ))
-    run = partial(run_gateway, settings, factory, options)
+    backend_options: dict[str, object] = {"use_uvloop": True} if arguments.uvloop else {}
+    if make_clock is not None:
+        backend_options["clock"] = make_clock()
+    in_loop = partial(_run_in_loop, backend, backend_options)
     if arguments.demo:
         # Only the demo needs the mock provider's answers.
         from aigw_anyio.demo import run_demo
 
-        run = partial(run_demo, settings, factory, backend, load)
+        return in_loop(partial(run_demo, settings, factory, backend, load))
+    if settings.workers > 1:
+        from aigw_anyio.workers.serve import run_workers
+
+        return run_workers(
+            lambda own, options: in_loop(partial(run_gateway, own, factory, options)), settings, options, load
+        )
+    return in_loop(partial(run_gateway, settings, factory, options))
+
+
+def _run_in_loop(backend: str, backend_options: dict[str, object], run: Callable[[], Awaitable[int]]) -> int:
     try:
-        return anyio.run(run, backend=backend, backend_options={"use_uvloop": True} if arguments.uvloop else {})
+        return anyio.run(run, backend=backend, backend_options=backend_options)
     except KeyboardInterrupt:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  # say so, and leave with the documented code

@@ -36,6 +36,7 @@ async def run_demo(settings: Settings, factory: DataPlaneFactory, backend: str, 
     openai = await httpd.listen(LOOPBACK, 0)
     anthropic = await httpd.listen(LOOPBACK, 0)
     changes = {
+        "workers": 1,
         "signing_keys": {KID: public_key_of(seed)},
         "pool_keys": {"openai": mock_key, "anthropic": mock_key},
         "provider_authorities": {

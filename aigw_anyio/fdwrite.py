@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import stat
@@ -46,3 +47,54 @@ class FdWriter:
                     raise
                 break
         return written
+
+
+class SharedFdWriter(FdWriter):
+    """The same for lines on a descriptor that several processes write to: none begins within another's line.
+
+    Lines of up to SLICE bytes are whole even where their writer is killed; of a longer one a part may be left over.
+    """
+
+    __slots__ = ("_is_torn", "_lock_fd")
+
+    def __init__(self, fd: int, lock_fd: int) -> None:
+        """``lock_fd``: of one file that all of them hold open. Raises OSError for a descriptor that is not open."""
+        super().__init__(fd)
+        self._lock_fd = lock_fd
+        self._is_torn = False
+
+    def write(self, data: bytes | bytearray) -> int:
+        """As :class:`FdWriter`; ``data`` goes on after what was written before. 0 also while another process writes."""
+        if not (self._is_torn or self._lock()):
+            return 0
+        written = 0
+        try:
+            while written < len(data):
+                end = self._next_end(data, written)
+                taken = super().write(data[written:end])
+                written += taken
+                if written < end:
+                    break
+        finally:
+            if written:
+                self._is_torn = data[written - 1] != _NEWLINE
+            if not self._is_torn:
+                fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
+        return written
+
+    def _lock(self) -> bool:
+        try:
+            fcntl.lockf(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _next_end(self, data: bytes | bytearray, start: int) -> int:
+        """As many whole lines as go in one write, or one line that does not."""
+        end = data.rfind(b"\n", start, start + SLICE) + 1
+        if not end:
+            end = data.find(b"\n", start) + 1
+        return end or len(data)
+
+
+_NEWLINE: Final = 10

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import anyio
 import h11
-from anyio.abc import SocketAttribute, SocketStream, TaskStatus
+from anyio.abc import SocketAttribute, SocketListener, SocketStream, TaskStatus
 from anyio.streams.stapled import MultiListener
 
 HEAD_MAX: Final = 64 * 1024
@@ -85,6 +86,12 @@ Handler = Callable[[Request, Responder], Awaitable[None]]
 async def listen(host: str, port: int) -> MultiListener[SocketStream]:
     """Binds, and listens. Raises OSError."""
     return await anyio.create_tcp_listener(local_host=host, local_port=port)
+
+
+async def adopt(listening: socket.socket) -> MultiListener[SocketStream]:
+    """A listener that somebody else has made."""
+    listening.setblocking(False)
+    return MultiListener([await SocketListener.from_socket(listening)])
 
 
 def bound_address(listener: MultiListener[SocketStream]) -> tuple[str, int]:

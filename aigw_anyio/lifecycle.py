@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import mmap
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -64,6 +66,16 @@ class StartError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a process has from the one that forked it, and that others may have too."""
+
+    admin_socket: socket.socket
+    """The listener of its admin pages, in place of ``metrics_listen``."""
+    limiter_buffer: mmap.mmap
+    hash_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What the command line decides, and embedders of the lifecycle may."""
 
@@ -80,6 +92,8 @@ class Options:
     make_sink: Callable[[Settings], FactSink] = make_sink
     make_nats_host: MakeHost | None = None
     """Where the NATS code of the deny feed runs; by default in the running loop or, on trio, in a thread."""
+    inherited: Inherited | None = None
+    """Of one process among several; what is told of all of them is told by the one that forked them."""
     make_deny_source: Callable[[Settings, MakeHost | None], DenySource | None] = make_deny_source
 
 
@@ -108,10 +122,12 @@ class _Process:
         self._options = options
         self._generation = 0
         self._status = ""
+        inherited = options.inherited
         self._gateway = Gateway(
             settings.build_policy(0),
             entropy=os.urandom(32),
-            limiter=Limiter(bytearray(Limiter.buffer_size())),
+            hash_key=inherited.hash_key if inherited is not None else None,
+            limiter=Limiter(memoryview(inherited.limiter_buffer) if inherited else bytearray(Limiter.buffer_size())),
             now=anyio.current_time(),
             wall=time.time(),
             pool_max_idle=settings.pool_max_idle,
@@ -161,7 +177,8 @@ class _Process:
         tasks.start_soon(self._tell_time)
         if self._options.owns_process:
             settle_heap()
-        logs.say(f"listening data={data_address} admin={admin_address}")
+        if self._options.inherited is None:
+            logs.say(listening_line(data_address, admin_address))
         self._status = f"serving on {data_address}, admin on {admin_address}"
         self._options.notifier.ready(self._status)
         tasks.start_soon(self._options.notifier.watch)
@@ -169,12 +186,15 @@ class _Process:
             self._options.announce(data_address)
 
     async def _bind_admin(self) -> tuple[MultiListener[SocketStream], ListenAddr]:
+        if self._options.inherited is not None:
+            listener = await httpd.adopt(self._options.inherited.admin_socket)
+            return listener, ListenAddr(*httpd.bound_address(listener))
         wanted = self._settings.metrics_listen
         try:
             listener = await httpd.listen(wanted.host, wanted.port)
         except OSError as error:
             if not self._gives_way("metrics_listen", wanted, error):
-                raise StartError(_cannot_listen("metrics_listen", wanted, error)) from None
+                raise StartError(cannot_listen("metrics_listen", wanted, error)) from None
             listener = await httpd.listen(wanted.host, 0)
         return listener, ListenAddr(*httpd.bound_address(listener))
 
@@ -184,14 +204,14 @@ class _Process:
             return ListenAddr(*await self._plane.start(tasks))
         except OSError as error:
             if not self._gives_way("listen_addr", wanted, error):
-                raise StartError(_cannot_listen("listen_addr", wanted, error)) from None
+                raise StartError(cannot_listen("listen_addr", wanted, error)) from None
         await self._plane.aclose()
         changed = self._settings.model_copy(update={"listen_addr": ListenAddr(wanted.host, 0)})
         self._plane = self._factory(self._gateway, self._sink, changed)
         try:
             return ListenAddr(*await self._plane.start(tasks))
         except OSError as error:
-            raise StartError(_cannot_listen("listen_addr", changed.listen_addr, error)) from None
+            raise StartError(cannot_listen("listen_addr", changed.listen_addr, error)) from None
 
     def _gives_way(self, name: str, wanted: ListenAddr, error: OSError) -> bool:
         if name not in self._options.movable or _errno(error) != errno.EADDRINUSE:
@@ -308,6 +328,11 @@ class _Process:
         return not waiting
 
 
+def listening_line(data: ListenAddr, admin: ListenAddr) -> str:
+    """What is said once the gateway serves, in every log format."""
+    return f"listening data={data} admin={admin}"
+
+
 def _read_again(reload: Reload) -> tuple[Settings, list[str], TlsContexts]:
     """In a worker thread. Raises SettingsError."""
     settings, warnings = reload()
@@ -323,7 +348,8 @@ def _errno(error: OSError) -> int | None:
     return error.errno if error.errno is not None else getattr(error.__cause__, "errno", None)
 
 
-def _cannot_listen(name: str, address: ListenAddr, error: OSError) -> str:
+def cannot_listen(name: str, address: ListenAddr, error: OSError) -> str:
+    """The line that a start ends with."""
     number = _errno(error)
     reason = os.strerror(number) if number is not None and number > 0 else "the address cannot be used"
     return f"{name}: cannot listen on {address}: {reason}"

@@ -27,6 +27,7 @@ _SECRET: Final = re.compile(
     r"bai_v[A-Za-z0-9._-]+|\b(?:sk|gsk|xai|csk|fw|fpk|tgp)[-_][A-Za-z0-9_-]{12,}|(?<=Bearer )[^\s\"']+",
 )
 _REDACTED: Final = "(redacted)"
+_common: Final[dict[str, object]] = {}
 
 
 class _Formatter(logging.Formatter):
@@ -34,7 +35,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = getattr(record, "fields", None)
-        members = dict(fields) if isinstance(fields, Mapping) else {}
+        members = {**_common, **fields} if isinstance(fields, Mapping) else {**_common}
         message = record.getMessage()
         # asyncio says False where there is none.
         if record.exc_info:
@@ -137,6 +138,11 @@ def configure(log_format: LogFormat, log_level: LogLevel, fd: int = 2) -> None:
     logging.getLogger("aigw").setLevel(log_level.value.upper())
     # Who has the access log switched on wants it at every level.
     logging.getLogger("aigw.access").setLevel(logging.INFO)
+
+
+def label(**fields: object) -> None:
+    """From now on every line has these fields too: which of several processes writes it."""
+    _common.update(fields)
 
 
 def silence() -> None:

@@ -48,12 +48,16 @@ class Notifier:
         """The end begins, and comes within so many seconds, even where the unit's ``TimeoutStopSec`` is less."""
         self._send("STOPPING=1", f"STATUS={status}", f"EXTEND_TIMEOUT_USEC={int(within_secs * 1e6)}")
 
+    def alive(self) -> None:
+        """A sign of life, for who has no event loop to give them."""
+        self._send("WATCHDOG=1")
+
     async def watch(self) -> None:
         """Gives signs of life for as long as the event loop turns; returns at once where nobody asks for them."""
         if self.watchdog_secs is None:
             return
         while True:
-            self._send("WATCHDOG=1")
+            self.alive()
             await anyio.sleep(self.watchdog_secs * WATCHDOG_SHARE)
 
     def _send(self, *assignments: str) -> None:

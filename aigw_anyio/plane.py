@@ -86,6 +86,7 @@ class PlaneBase(Generic[D, U]):
         gateway.stats.logs_all = settings.access_log
         self._tls = tls_contexts(settings.tls_files, settings.upstream_ca_path)
         self._address = settings.listen_addr
+        self._shares_port = settings.workers > 1
         self._max_connections = max_connections(settings)
         self._connections: set[D] = set()
         self._detached: set[D] = set()

@@ -113,8 +113,11 @@ async def connect_socket(address: str, port: int) -> SocketStream:
         raise
 
 
-def bind_listeners(host: str, port: int) -> list[socket.socket]:
-    """Listening sockets, one for each address of the host, all on one port. Raises OSError."""
+def bind_listeners(host: str, port: int, *, reuse_port: bool = False) -> list[socket.socket]:
+    """Listening sockets, one for each address of the host, all on one port. Raises OSError.
+
+    ``reuse_port``: other processes listen there too, and the kernel spreads connections over all of them.
+    """
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -122,6 +125,8 @@ def bind_listeners(host: str, port: int) -> list[socket.socket]:
             sock = socket.socket(family, kind, protocol)
             listeners.append(sock)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             bound = listeners[0].getsockname()[1] if len(listeners) > 1 else port

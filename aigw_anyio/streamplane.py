@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from functools import partial
 from typing import Final
 
 import anyio
@@ -47,7 +48,9 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
         return anyio.current_time()
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
-        listeners = await anyio.to_thread.run_sync(bind_listeners, self._address.host, self._address.port)
+        listeners = await anyio.to_thread.run_sync(
+            partial(bind_listeners, self._address.host, self._address.port, reuse_port=self._shares_port)
+        )
         bound = listeners[0].getsockname()
         await tasks.start(self._run, listeners)
         return str(bound[0]), int(bound[1])

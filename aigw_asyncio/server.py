@@ -46,7 +46,12 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
         self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer)
         self._server = await self.loop.create_server(
-            self._new_connection, self._address.host, self._address.port, backlog=BACKLOG, reuse_address=True
+            self._new_connection,
+            self._address.host,
+            self._address.port,
+            backlog=BACKLOG,
+            reuse_address=True,
+            reuse_port=self._shares_port,
         )
         self._sweep = self.loop.call_later(SWEEP_SECS, self._sweep_pool)
         self.loop.set_exception_handler(self._explain)

@@ -10,4 +10,11 @@ __all__ = ["TrioDataPlane", "main"]
 
 def main(argv: list[str] | None = None) -> int:
     """The command ``python -m aigw_trio``; returns the exit code."""
-    return frontend_main(TrioDataPlane, "trio", argv)
+    return frontend_main(TrioDataPlane, "trio", argv, make_clock=_make_clock)
+
+
+def _make_clock() -> object:
+    # Trio may be missing, and who starts this is told so.
+    from aigw_trio.clock import MonotonicClock
+
+    return MonotonicClock()

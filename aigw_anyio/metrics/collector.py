@@ -55,6 +55,10 @@ class GatewayCollector(Collector):
         yield from _metering(sources.gateway)
         yield from _facts(sources)
         yield from _deny(sources)
+        # Of this process alone; who merges several knows better.
+        yield f.WORKERS.one(1)
+        yield f.WORKERS_UP.one(1)
+        yield f.WORKER_RESTARTS.one(0)
         yield f.BUILD_INFO.of([((VERSION, sources.backend, platform.python_version()), 1)])
 
 

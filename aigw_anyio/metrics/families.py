@@ -24,6 +24,14 @@ class Kind(StrEnum):
     HISTOGRAM = "histogram"
 
 
+class Merge(StrEnum):
+    """What a gauge is for several processes together, from what it is for each. Counters are added up."""
+
+    SUM = "sum"
+    MAX = "max"
+    MIN = "min"
+
+
 Sample = tuple[tuple[str, ...], float]
 """Label values in the order of the family's labels, and the number."""
 
@@ -36,6 +44,7 @@ class Family:
     kind: Kind
     labels: tuple[str, ...]
     text: str
+    merge: Merge = Merge.SUM
 
     def of(self, samples: Iterable[Sample]) -> Metric:
         """The family with these samples. Raises ValueError for other labels than its own."""
@@ -66,8 +75,8 @@ class Family:
 FAMILIES: Final[dict[str, Family]] = {}
 
 
-def _add(name: str, kind: Kind, labels: tuple[str, ...], text: str) -> Family:
-    family = FAMILIES[name] = Family(name, kind, labels, text)
+def _add(name: str, kind: Kind, labels: tuple[str, ...], text: str, merge: Merge = Merge.SUM) -> Family:
+    family = FAMILIES[name] = Family(name, kind, labels, text, merge)
     return family
 
 
@@ -75,8 +84,8 @@ def _counter(name: str, text: str, *labels: str) -> Family:
     return _add(name, Kind.COUNTER, labels, text)
 
 
-def _gauge(name: str, text: str, *labels: str) -> Family:
-    return _add(name, Kind.GAUGE, labels, text)
+def _gauge(name: str, text: str, *labels: str, merge: Merge = Merge.SUM) -> Family:
+    return _add(name, Kind.GAUGE, labels, text, merge)
 
 
 def _histogram(name: str, text: str, *labels: str) -> Family:
@@ -110,13 +119,15 @@ TTFT = _histogram(
 )
 REJECTIONS = _counter("aigw_rejections_total", "Error answers of the gateway's own, by reason.", "reason")
 RATE_LIMITED = _counter("aigw_rate_limited_total", "Requests that a rate limit refused, by limit.", "limit")
-RATE_LIMIT = _gauge("aigw_rate_limit_rps", "Requests a second that a limit lets pass; 0 is off.", "limit")
+RATE_LIMIT = _gauge(
+    "aigw_rate_limit_rps", "Requests a second that a limit lets pass; 0 is off.", "limit", merge=Merge.MAX
+)
 EXCHANGES = _gauge("aigw_exchanges", "Exchanges that are running.")
 STREAMS = _gauge("aigw_streams", "Exchanges whose answer is on its way to the caller.")
 CONNECTIONS_ACCEPTED = _counter("aigw_connections_accepted_total", "Downstream connections accepted.")
 CONNECTIONS = _gauge("aigw_connections", "Downstream connections that are open.")
 CONNECTIONS_MAX = _gauge("aigw_connections_max", "Downstream connections that may be open at a time.")
-DRAINING = _gauge("aigw_draining", "1 while the gateway finishes its exchanges before it stops.")
+DRAINING = _gauge("aigw_draining", "1 while the gateway finishes its exchanges before it stops.", merge=Merge.MAX)
 
 # Providers
 
@@ -150,26 +161,34 @@ FACTS_REFUSED = _counter("aigw_facts_refused_total", "Requests refused for want 
 FACTS_LOST = _counter("aigw_facts_lost_total", "Usage facts that nobody can read any more.")
 FACTS_OUTSTANDING = _gauge("aigw_facts_outstanding", "Admitted exchanges whose fact is still due.")
 FACTS_BUFFERED = _gauge("aigw_facts_buffered_bytes", "Bytes of facts that wait for their reader.")
-FACTS_DEGRADED = _gauge("aigw_facts_degraded", "1 while managed requests are refused for want of a place for facts.")
+FACTS_DEGRADED = _gauge(
+    "aigw_facts_degraded", "1 while managed requests are refused for want of a place for facts.", merge=Merge.MAX
+)
 FACTS_RECOVERED = _counter("aigw_facts_recovered_total", "Exchanges of dead processes that became gateway_lost facts.")
 FACTS_PUBLISHED = _counter("aigw_facts_published_total", "Usage facts that a NATS stream has acknowledged.")
 FACTS_LAG = _gauge(
-    "aigw_facts_publish_lag_seconds", "Age of the oldest record that the NATS stream has not acknowledged; 0 if none."
+    "aigw_facts_publish_lag_seconds",
+    "Age of the oldest record that the NATS stream has not acknowledged; 0 if none.",
+    merge=Merge.MAX,
 )
-FACTS_CONNECTED = _gauge("aigw_facts_connected", "1 while the NATS connection of the fact sink is there.")
+FACTS_CONNECTED = _gauge(
+    "aigw_facts_connected", "1 while the NATS connection of the fact sink is there.", merge=Merge.MIN
+)
 SPOOL_UNPUBLISHED = _gauge("aigw_spool_unpublished_records", "Records of the spool that wait for the NATS stream.")
 SPOOL_BYTES = _gauge("aigw_spool_bytes", "Disk that the spool takes, reserved room included.")
 
 # Deny-set
 
-DENY_STATE = _gauge("aigw_deny_state", "1 for the state that the deny feed is in.", "state")
-DENY_REVISION = _gauge("aigw_deny_revision", "Revision of the last applied deny entry, 0 for none.")
-DENY_ENTRIES = _gauge("aigw_deny_entries", "Tenants and keys that are cut off.")
+DENY_STATE = _gauge("aigw_deny_state", "1 for the state that the deny feed is in.", "state", merge=Merge.MAX)
+DENY_REVISION = _gauge("aigw_deny_revision", "Revision of the last applied deny entry, 0 for none.", merge=Merge.MIN)
+DENY_ENTRIES = _gauge("aigw_deny_entries", "Tenants and keys that are cut off.", merge=Merge.MAX)
 DENY_IGNORED = _counter("aigw_deny_ignored_total", "Entries ignored because their key is none of ours.")
 DENY_STALENESS = _gauge(
-    "aigw_deny_staleness_seconds", "Since the deny-set was last known to be current; +Inf where it never was."
+    "aigw_deny_staleness_seconds",
+    "Since the deny-set was last known to be current; +Inf where it never was.",
+    merge=Merge.MAX,
 )
-DENY_CONNECTED = _gauge("aigw_deny_connected", "1 while the connection to NATS is there.")
+DENY_CONNECTED = _gauge("aigw_deny_connected", "1 while the connection to NATS is there.", merge=Merge.MIN)
 DENY_CONNECTS = _counter("aigw_deny_connects_total", "Connections to NATS that were made.")
 DENY_FAILURES = _counter("aigw_deny_failures_total", "Times that the source was lost or could not be read.")
 DENY_RESUMES = _counter("aigw_deny_resumes_total", "Times that the feed went on from where it was.")
@@ -184,4 +203,7 @@ DENY_SNAPSHOT_FAILURES = _counter("aigw_deny_snapshot_failures_total", "Snapshot
 
 # Process
 
-BUILD_INFO = _gauge("aigw_build_info", "Always 1.", "version", "backend", "python")
+WORKERS = _gauge("aigw_workers", "Processes that are to serve.")
+WORKERS_UP = _gauge("aigw_workers_up", "Those of them that have answered this scrape.")
+WORKER_RESTARTS = _counter("aigw_worker_restarts_total", "Workers that were started again after one had died.")
+BUILD_INFO = _gauge("aigw_build_info", "Always 1.", "version", "backend", "python", merge=Merge.MAX)

@@ -3,7 +3,7 @@
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.settings.fields import ListenAddr
 from aigw_anyio.settings.load import SettingsError, load_settings
-from aigw_anyio.settings.model import ADOPTED_AT_START, LogFormat, LogLevel, Settings, waits_for_restart
+from aigw_anyio.settings.model import ADOPTED_AT_START, LogFormat, LogLevel, Settings, restartable, waits_for_restart
 
 __all__ = [
     "ADOPTED_AT_START",
@@ -14,5 +14,6 @@ __all__ = [
     "SettingsError",
     "load_settings",
     "max_connections",
+    "restartable",
     "waits_for_restart",
 ]

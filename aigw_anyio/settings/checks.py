@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -50,7 +51,7 @@ def cross_problems(settings: Settings, broken: set[str], label: Label) -> list[s
         (("fact_sink", "spool_dir", "nats_url"), _fact_sink),
         (("nats_url", "nats_creds", "nats_ca_file", "deny_source"), _nats),
         (("deny_file", "deny_source"), _deny_source),
-        ((), _not_available),
+        ((), _many_processes),
     )
     return [problem for names, check in checks if broken.isdisjoint(names) for problem in check(settings, label)]
 
@@ -221,6 +222,6 @@ def _deny_source(settings: Settings, label: Label) -> Iterator[str]:
         yield f"{label('snapshot_path')}: its directory does not exist; allowed: a path in a directory that does"
 
 
-def _not_available(settings: Settings, label: Label) -> Iterator[str]:
-    if settings.workers != 1:
-        yield f"{label('workers')}: several workers are not available yet; allowed: 1"
+def _many_processes(settings: Settings, label: Label) -> Iterator[str]:
+    if settings.workers > 1 and not (hasattr(socket, "SO_REUSEPORT") and hasattr(os, "fork")):
+        yield f"{label('workers')}: this system cannot share a port among processes; allowed: 1"

@@ -326,6 +326,14 @@ def waits_for_restart(old: Settings, new: Settings) -> list[str]:
     return [name for name in Settings.model_fields if name in changed]
 
 
+def restartable(old: Settings, new: Settings) -> Settings:
+    """``new`` as far as a running gateway adopts it: for a process that joins those that run since ``old``."""
+    names = {*ADOPTED_AT_START}
+    if (old.tls_files is None) != (new.tls_files is None):
+        names |= {"tls_cert_file", "tls_key_file"}
+    return new.model_copy(update={name: getattr(old, name) for name in names})
+
+
 V = TypeVar("V")
 
 

@@ -20,13 +20,13 @@ ACKED_KEPT_SECS: Final = 3_600.0
 """For the ``nats`` sink: an hour in which ``aigw facts`` can still show what the stream has taken."""
 
 
-def make_sink(settings: Settings, worker: int = 0) -> FactSink:
+def make_sink(settings: Settings, worker: int = 0, output_lock: int | None = None) -> FactSink:
     """Nothing is opened before ``run``. ``worker``: the index of this process among those that share the port.
 
-    Raises OSError where standard output is closed.
+    ``output_lock``: of the file that they lock to write to standard output. Raises OSError where that is closed.
     """
     if settings.fact_sink is FactSinkKind.STDOUT:
-        return StdoutSink()
+        return StdoutSink(lock_fd=output_lock)
     options = spool_options(settings, worker)
     if settings.fact_sink is FactSinkKind.SPOOL:
         return SpoolSink(_directory(settings), options)

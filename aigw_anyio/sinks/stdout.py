@@ -10,7 +10,7 @@ from typing import Final
 import anyio
 from anyio.abc import TaskStatus
 
-from aigw_anyio.fdwrite import FdWriter
+from aigw_anyio.fdwrite import FdWriter, SharedFdWriter
 from aigw_anyio.sinks.protocol import SinkStats
 from aigw_core.facts import OpenRecord, UsageFact
 
@@ -21,6 +21,9 @@ BUFFERED_MAX: Final = 4 * 1024 * 1024
 """Bytes that wait for a slow reader before new records are refused: some thousand facts."""
 RETRY_SECS: Final = 1.0
 """Between attempts on a file that cannot grow (disk full)."""
+
+TURN_SECS: Final = 0.002
+"""Between attempts while another process writes."""
 
 _GONE: Final = frozenset({errno.EPIPE, errno.EBADF, errno.ECONNRESET})
 
@@ -37,12 +40,21 @@ class StdoutSink:
     """
 
     def __init__(
-        self, fd: int = 1, *, outstanding_max: int = OUTSTANDING_MAX, buffered_max: int = BUFFERED_MAX
+        self,
+        fd: int = 1,
+        *,
+        lock_fd: int | None = None,
+        outstanding_max: int = OUTSTANDING_MAX,
+        buffered_max: int = BUFFERED_MAX,
     ) -> None:
-        """Raises OSError for a descriptor that is not open."""
+        """``lock_fd``: where other processes write there too, of a file that all of them lock for it.
+
+        Raises OSError for a descriptor that is not open.
+        """
         self.on_answer: Callable[[str, bool], None] | None = None
         self.stats = SinkStats()
-        self._writer = FdWriter(fd)
+        self._is_shared = lock_fd is not None
+        self._writer = FdWriter(fd) if lock_fd is None else SharedFdWriter(fd, lock_fd)
         self._outstanding_max = outstanding_max
         self._buffered_max = buffered_max
         self._open: set[str] = set()
@@ -115,17 +127,25 @@ class StdoutSink:
         self._emptied = anyio.Event()
         try:
             while self._buffer:
-                # Files are always writable for poll, and event loops refuse to wait for them.
-                if self._failing or self._writer.is_regular:
-                    await anyio.sleep(RETRY_SECS)
-                else:
-                    await anyio.wait_writable(self._writer.fd)
+                await self._wait_writable()
                 self._write_buffered()
                 self.stats.buffered_bytes = len(self._buffer)
         finally:
             self._pumping = False
             self._blocked = bool(self._buffer)
             self._emptied.set()
+
+    async def _wait_writable(self) -> None:
+        # Files are always writable for poll, and event loops refuse to wait for them.
+        if not (self._failing or self._writer.is_regular):
+            await anyio.wait_writable(self._writer.fd)
+        if self._failing:
+            await anyio.sleep(RETRY_SECS)
+        elif self._is_shared:
+            # Writable, and yet not written to: another process is in the middle of a line.
+            await anyio.sleep(TURN_SECS)
+        elif self._writer.is_regular:
+            await anyio.sleep(RETRY_SECS)
 
     def _write_buffered(self) -> None:
         written = self._write(self._buffer)

@@ -262,7 +262,7 @@ async def test_reload_swaps_the_policy(config: Path, tmp_path: Path, caplog: pyt
             await run.start(tasks, facts.fileno())
             gateway = run.plane.gateway
             before = gateway.policy
-            config.write_text("rate_limit_rps = 0.5\nworkers = 2\n")
+            config.write_text("rate_limit_rps = 0.5\nworkers = 0\n")
             send(signal.SIGHUP)
             await run.until(lambda: "configuration not reloaded" in caplog.text)
             assert gateway.policy is before

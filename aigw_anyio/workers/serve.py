@@ -1,0 +1,66 @@
+"""A gateway of several processes, from its settings to its end."""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+
+import anyio
+
+from aigw_anyio import logs, sockets
+from aigw_anyio.lifecycle import EXIT_FAILED, EXIT_OK, Options, Reload, cannot_listen, listening_line
+from aigw_anyio.settings import ListenAddr, Settings
+from aigw_anyio.workers.admin import serve_for_all
+from aigw_anyio.workers.link import LinkNotifier
+from aigw_anyio.workers.shared import Shared, bind_one, make_shared
+from aigw_anyio.workers.slot import SlotTiming
+from aigw_anyio.workers.supervisor import Body, Supervisor
+from aigw_anyio.workers.worker import RunGateway, run_worker
+
+
+def run_workers(
+    run: RunGateway, settings: Settings, options: Options, load: Reload, timing: SlotTiming | None = None
+) -> int:
+    """Serves in ``settings.workers`` processes until a signal asks to stop; returns the exit code.
+
+    ``run`` is called in each of them, with settings and options of its own. Must run in the main thread of a
+    process that has no other one.
+    """
+    name, address = "metrics_listen", settings.metrics_listen
+    try:
+        admin = bind_one(address)
+        admin.listen(sockets.BACKLOG)
+        name, address = "listen_addr", settings.listen_addr
+        shared = make_shared(settings.workers, address, admin)
+    except OSError as error:
+        logs.say(f"aigw: {cannot_listen(name, address, error)}")
+        return EXIT_FAILED
+    workers: list[Body] = [partial(_worker, run, options, shared, n) for n in range(settings.workers)]
+    announcement = listening_line(_bound(shared.held_port), _bound(admin))
+    supervisor = Supervisor(
+        settings,
+        workers,
+        partial(_admin, shared),
+        load,
+        notifier=options.notifier,
+        announcement=announcement,
+        timing=timing,
+    )
+    return supervisor.run()
+
+
+def _worker(
+    run: RunGateway, options: Options, shared: Shared, worker: int, settings: Settings, link: socket.socket
+) -> int:
+    return run_worker(run, settings, options, shared, worker, link)
+
+
+def _admin(shared: Shared, _: Settings, link: socket.socket) -> int:
+    logs.label(worker="admin")
+    anyio.run(serve_for_all, shared.admin_socket, shared.worker_ports, LinkNotifier(link))
+    return EXIT_OK
+
+
+def _bound(sock: socket.socket) -> ListenAddr:
+    host, port = sock.getsockname()[:2]
+    return ListenAddr(host, port)

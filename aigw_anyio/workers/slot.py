@@ -1,0 +1,63 @@
+"""One place among the workers, and when the next process takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+RETRY_FIRST_SECS: Final = 0.5
+RETRY_LONGEST_SECS: Final = 30.0
+SETTLED_SECS: Final = 60.0
+"""Of running, after which a death is not counted together with those before it."""
+SILENCE_SECS: Final = 30.0
+"""Without a sign of life from a worker that was ready: its loop does not turn any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotTiming:
+    retry_first: float = RETRY_FIRST_SECS
+    retry_longest: float = RETRY_LONGEST_SECS
+    settled: float = SETTLED_SECS
+    silence: float = SILENCE_SECS
+
+
+class Slot:
+    """Who runs in this place, since when, and from when on it may be filled again. Times are monotonic seconds."""
+
+    __slots__ = ("_deaths", "_heard_at", "_started_at", "_timing", "is_ready", "pid", "start_at")
+
+    def __init__(self, timing: SlotTiming | None = None) -> None:
+        self.pid: int | None = None
+        self.is_ready = False
+        self.start_at: float | None = None
+        """When the next process is due; None where none is."""
+        self._timing = timing or SlotTiming()
+        self._deaths = 0
+        self._started_at = self._heard_at = 0.0
+
+    def started(self, pid: int, now: float) -> None:
+        self.pid, self.start_at, self.is_ready = pid, None, False
+        self._started_at = self._heard_at = now
+
+    def heard(self, now: float) -> None:
+        """A sign of life."""
+        self._heard_at = now
+
+    def is_silent(self, now: float) -> bool:
+        """Whether it was ready and has given no sign of life for too long."""
+        return self.is_ready and now - self._heard_at >= self._timing.silence
+
+    def died(self, now: float) -> float:
+        """Returns the seconds until the next process takes the place."""
+        timing = self._timing
+        if now - self._started_at >= timing.settled:
+            self._deaths = 0
+        wait = min(timing.retry_first * 2.0**self._deaths, timing.retry_longest)
+        # Beyond 64 the power is of no use, and later it would overflow.
+        self._deaths = min(self._deaths + 1, 64)
+        self.pid, self.is_ready, self.start_at = None, False, now + wait
+        return wait
+
+    def ended(self) -> None:
+        """It has ended as it was asked to; nobody follows."""
+        self.pid, self.is_ready, self.start_at = None, False, None
