@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from functools import partial
 
@@ -26,27 +27,27 @@ def run_workers(
     ``run`` is called in each of them, with settings and options of its own. Must run in the main thread of a
     process that has no other one.
     """
-    name, address = "metrics_listen", settings.metrics_listen
-    try:
-        admin = bind_one(address)
-        admin.listen(sockets.BACKLOG)
-        name, address = "listen_addr", settings.listen_addr
-        shared = make_shared(settings.workers, address, admin)
-    except OSError as error:
-        logs.say(f"aigw: {cannot_listen(name, address, error)}")
-        return EXIT_FAILED
-    workers: list[Body] = [partial(_worker, run, options, shared, n) for n in range(settings.workers)]
-    announcement = listening_line(_bound(shared.held_port), _bound(admin))
-    supervisor = Supervisor(
-        settings,
-        workers,
-        partial(_admin, shared),
-        load,
-        notifier=options.notifier,
-        announcement=announcement,
-        timing=timing,
-    )
-    return supervisor.run()
+    with contextlib.ExitStack() as owned:
+        name, address = "metrics_listen", settings.metrics_listen
+        try:
+            admin = owned.enter_context(bind_one(address))
+            admin.listen(sockets.BACKLOG)
+            name, address = "listen_addr", settings.listen_addr
+            shared = make_shared(settings.workers, address, admin, owned)
+        except OSError as error:
+            logs.say(f"aigw: {cannot_listen(name, address, error)}")
+            return EXIT_FAILED
+        workers: list[Body] = [partial(_worker, run, options, shared, n) for n in range(settings.workers)]
+        supervisor = Supervisor(
+            settings,
+            workers,
+            partial(_admin, shared),
+            load,
+            notifier=options.notifier,
+            announcement=listening_line(_bound(shared.held_port), _bound(admin)),
+            timing=timing,
+        )
+        return supervisor.run()
 
 
 def _worker(

@@ -36,22 +36,24 @@ class Shared:
         return tuple(admin.getsockname()[1] for admin in self.worker_admins)
 
 
-def make_shared(workers: int, data: ListenAddr, admin_socket: socket.socket) -> Shared:
-    """Raises OSError where the data port is taken, by whomever: without a check a second gateway would share it."""
-    with contextlib.ExitStack() as undo:
-        held = undo.enter_context(_hold_port(data))
-        admins = tuple(undo.enter_context(_loopback_listener()) for _ in range(workers))
-        shared = Shared(
-            data_address=ListenAddr(data.host, held.getsockname()[1]),
-            admin_socket=admin_socket,
-            worker_admins=admins,
-            held_port=held,
-            limiter_buffer=mmap.mmap(-1, Limiter.buffer_size()),
-            hash_key=os.urandom(32),
-            output_lock=_lock_file(),
-        )
-        undo.pop_all()
-    return shared
+def make_shared(workers: int, data: ListenAddr, admin_socket: socket.socket, owned: contextlib.ExitStack) -> Shared:
+    """``owned`` closes all of it. Raises OSError where the data port is taken.
+
+    By whomever: without a check a second gateway would share it.
+    """
+    held = owned.enter_context(_hold_port(data))
+    buffer = owned.enter_context(mmap.mmap(-1, Limiter.buffer_size()))
+    output_lock = _lock_file()
+    owned.callback(os.close, output_lock)
+    return Shared(
+        data_address=ListenAddr(data.host, held.getsockname()[1]),
+        admin_socket=admin_socket,
+        worker_admins=tuple(owned.enter_context(_loopback_listener()) for _ in range(workers)),
+        held_port=held,
+        limiter_buffer=buffer,
+        hash_key=os.urandom(32),
+        output_lock=output_lock,
+    )
 
 
 def bind_one(address: ListenAddr, *, reuse_port: bool = False) -> socket.socket:

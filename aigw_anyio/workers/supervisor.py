@@ -110,6 +110,9 @@ class Supervisor:
             signal.set_wakeup_fd(fd)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self._selector.close()
+            self._wakeup.close()
+            self._wakeup_end.close()
 
     def _wait(self, now: float) -> None:
         due = [child.slot.start_at for child in self._children if child.slot.start_at is not None]
@@ -293,6 +296,7 @@ class Supervisor:
         if admin.slot.pid is not None:
             os.kill(admin.slot.pid, signal.SIGKILL)
             os.waitpid(admin.slot.pid, 0)
+            self._unlink(admin)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:
