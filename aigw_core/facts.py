@@ -146,7 +146,7 @@ class UsageFact:
     def _encode_members(self) -> str:
         # By hand, since this runs once per request: 7 µs against 18 µs for as_dict() and a JSONEncoder.
         opened = self.opened
-        tokens = ",".join([f'"{name}":{count}' for name, count in self.tokens.items()]) if self.tokens else ""
+        tokens = _tokens(self.tokens) if self.tokens else ""
         flags = ",".join([f'"{flag}"' for flag in sorted(self.flags)]) if self.flags else ""
         return (
             f'{{"v":{FACT_VERSION},"id":"{opened.id}","time":"{opened.time}",'
@@ -158,8 +158,10 @@ class UsageFact:
             f'"upstream_status":{_NULL if self.upstream_status is None else self.upstream_status},'
             f'"upstream_request_id":{_text(self.upstream_request_id)},"outcome":"{self.outcome}",'
             f'"usage_status":"{self.usage_status}","tokens":{{{tokens}}},"usage":{_object(self.usage)},'
-            f'"estimate":{_object(self.estimate)},"service_tier":{_text(self.service_tier)},'
-            f'"server_tool_calls":{_object(self.server_tool_calls)},"flags":[{flags}],'
+            f'"estimate":{_NULL if self.estimate is None else _object(self.estimate)},'
+            f'"service_tier":{_text(self.service_tier)},'
+            f'"server_tool_calls":{_NULL if self.server_tool_calls is None else _object(self.server_tool_calls)},'
+            f'"flags":[{flags}],'
             f'"deny_revision":{_NULL if opened.deny_revision is None else opened.deny_revision},'
             f'"deny_stale_ms":{_NULL if opened.deny_stale_ms is None else opened.deny_stale_ms},'
             f'"request_bytes":{self.request_bytes},"response_bytes":{self.response_bytes}}}'
@@ -222,6 +224,22 @@ _chunks: Final = _quick_encoder()
 
 def _dumps(row: dict[str, object]) -> bytes:
     return _encoder.encode(row).encode("ascii")
+
+
+_token_forms: Final[dict[tuple[str, ...], str]] = {}
+_TOKEN_FORMS_MAX: Final = 1_024
+"""Sets of token classes in one order; a few are in use, and all that there can be would take megabytes."""
+
+
+def _tokens(tokens: dict[str, int]) -> str:
+    """The members of the object of token classes."""
+    names = tuple(tokens)
+    form = _token_forms.get(names)
+    if form is None:
+        form = ",".join([f'"{name}":%d' for name in names])
+        if len(_token_forms) < _TOKEN_FORMS_MAX:
+            _token_forms[names] = form
+    return form % tuple(tokens.values())
 
 
 _NULL: Final = "null"

@@ -54,6 +54,14 @@ class Headers:
         return self.first if name == "first" else self.repeated
 
     @classmethod
+    def parsed(cls, fields: list[Field]) -> Headers:
+        """With the index: whoever has read a head looks into it, and an empty slot costs an exception first."""
+        headers = cls(fields)
+        headers.first = first = dict(map(_NAME_AND_VALUE, reversed(fields)))
+        headers.repeated = len(first) != len(fields)
+        return headers
+
+    @classmethod
     def of(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:
         """From (name, value) pairs as ASGI, h11 and h2 give them."""
         return cls([make_field(name, value) for name, value in pairs])

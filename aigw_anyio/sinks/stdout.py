@@ -58,6 +58,7 @@ class StdoutSink:
         self._outstanding_max = outstanding_max
         self._buffered_max = buffered_max
         self._open: set[str] = set()
+        self._emitted: list[UsageFact] = []
         self._buffer = bytearray()
         self._gone = False
         self._failing = False
@@ -80,13 +81,18 @@ class StdoutSink:
         return True
 
     def emit(self, fact: UsageFact) -> None:
-        self.void(fact.id)
-        self._buffer += fact.encode()
-        self._buffer += b"\n"
-        self.stats.buffered_bytes = len(self._buffer)
+        self._open.discard(fact.opened.id)
+        self._emitted.append(fact)
 
     def push(self) -> None:
+        # Encoded together: one after the other they take less time than each amid its exchange.
+        for fact in self._emitted:
+            self._buffer += fact.encode()
+            self._buffer += b"\n"
+        self._emitted.clear()
+        self.stats.outstanding = len(self._open)
         if self._blocked:
+            self.stats.buffered_bytes = len(self._buffer)
             return
         self._write_buffered()
         self.stats.buffered_bytes = len(self._buffer)

@@ -80,7 +80,7 @@ def parse_fields(lines: list[bytes]) -> Headers:
         for at, field in enumerate(fields):
             if field is None:
                 fields[at] = _parse_field(lines[at])
-    return Headers(fields)
+    return Headers.parsed(fields)
 
 
 def _parse_field(line: bytes) -> Field:

@@ -1,12 +1,24 @@
 from __future__ import annotations
 
+import weakref
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from aigw_core.errors import Reason, Rejection
 from aigw_core.facts import OpenRecord, Outcome, UsageFact
-from aigw_core.stats import BUCKETS_MS, BYO, FAILURES_KEPT, LIMITS, MANAGED, ExchangeLog, Histogram, Stats
+from aigw_core.stats import (
+    BUCKETS_MS,
+    BYO,
+    FAILURES_KEPT,
+    LIMITS,
+    MANAGED,
+    UNCOUNTED_MAX,
+    ExchangeLog,
+    Histogram,
+    Stats,
+)
 
 
 def fact(
@@ -51,6 +63,26 @@ def test_facts_are_counted_by_what_configuration_bounds() -> None:
         ("openai", "messages", "absent"): 1,
     }
     assert {type(part) for key in [*stats.requests, *stats.usage] for part in key} == {str}
+
+
+class Tokens(dict[str, int]):
+    """A dict that can be referred to weakly."""
+
+
+@pytest.mark.parametrize("number", [1, UNCOUNTED_MAX - 1, UNCOUNTED_MAX, UNCOUNTED_MAX + 1, 3 * UNCOUNTED_MAX + 5])
+def test_every_fact_is_counted_once_and_few_are_kept(number: int) -> None:
+    stats = Stats()
+    seen: list[weakref.ref[Tokens]] = []
+    for n in range(number):
+        tokens = Tokens(input=n)
+        seen.append(weakref.ref(tokens))
+        stats.count_fact(fact(tokens=tokens, flags={"strip_overflow"}, wire=("messages", "responses")[n % 2]))
+        del tokens
+    assert sum(ref() is not None for ref in seen) == number % UNCOUNTED_MAX
+    for _ in range(2):
+        assert sum(stats.requests.values()) == number
+        assert stats.tokens == {("openai", "input"): sum(range(number))}
+        assert stats.flags == {"strip_overflow": number}
 
 
 def test_byo_is_counted_beside_it_and_has_no_usage() -> None:
