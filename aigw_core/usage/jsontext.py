@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isfinite, isnan
 from types import NoneType
 from typing import Final
@@ -16,7 +16,8 @@ DEPTH_MAX: Final = 32
 _BLANKS: Final = " \t\r\n"
 
 
-_raw_decode: Final = json.JSONDecoder().raw_decode
+_scan: Final[Callable[[str, int], tuple[object, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
+"""What ``raw_decode`` calls, without a call in Python of its own; it raises StopIteration where no value begins."""
 
 
 def decode_json(data: bytes) -> object:
@@ -27,10 +28,10 @@ def decode_json(data: bytes) -> object:
     """
     text = data.decode()
     try:
-        value, end = _raw_decode(text)
+        value, end = _scan(text, 0)
     except RecursionError:
         raise ValueError("nested too deep") from None
-    except ValueError:
+    except (StopIteration, ValueError):
         # Blanks before the value are rare, so they are looked for only now.
         trimmed = text.lstrip(_BLANKS)
         if len(trimmed) == len(text):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.errors import RemoteProtocolError
+from aigw_core.http1 import bodies
 from aigw_core.http1.bodies import (
     CHUNK_EXTENSIONS_MAX,
     ChunkedReader,
@@ -322,3 +323,24 @@ def test_a_fault_carries_what_came_before_it() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         reader.feed(b"cd!!")
     assert caught.value.payload == b"cd"
+
+
+@pytest.mark.parametrize("size", [b"1b", b"1B", b"001b", b"1b;x=1"])
+@pytest.mark.parametrize("after", [b"", b"\r", b"\r\n", b"x", b"\r\n\r\n", b"\r\n0", b"\r\n0\r\n\r\n"])
+def test_a_size_that_was_seen_before_decides_as_little_as_a_new_one(size: bytes, after: bytes) -> None:
+    """Whole chunks of a known size are not read step by step."""
+
+    def outcome() -> list[object]:
+        reader = ChunkedReader()
+        out: list[object] = []
+        for data in (size + b"\r\n" + b"a" * 27 + after, size + b"\r\n" + b"b" * 26 + after):
+            try:
+                out.append(reader.feed(data))
+            except RemoteProtocolError as error:
+                return [*out, error.payload]
+        return out
+
+    bodies._usual_sizes.clear()
+    first = outcome()
+    assert outcome() == first
+    assert (b";" in size) != bool(bodies._usual_sizes)
