@@ -16,8 +16,13 @@ DEPTH_MAX: Final = 32
 _BLANKS: Final = " \t\r\n"
 
 
-_scan: Final[Callable[[str, int], tuple[object, int]]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
-"""What ``raw_decode`` calls, without a call in Python of its own; it raises StopIteration where no value begins."""
+def scan_with(decoder: json.JSONDecoder) -> Callable[[str, int], tuple[object, int]]:
+    """What its ``raw_decode`` calls, without that call; it raises StopIteration where no value begins."""
+    scan: Callable[[str, int], tuple[object, int]] = decoder.scan_once  # type: ignore[attr-defined]
+    return scan
+
+
+_scan: Final = scan_with(json.JSONDecoder())
 
 
 def decode_json(data: bytes) -> object:

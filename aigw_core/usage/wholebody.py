@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from aigw_core.usage.items import INPUT
+from aigw_core.usage.jsontext import scan_with
 from aigw_core.usage.rules import BodyRules, IncludeUsage, RequestFault, is_true, struck
 from aigw_core.usage.splice import option_appended
 from aigw_core.usage.textsize import names_media
@@ -24,7 +25,7 @@ def _refuse_constant(_: str) -> object:
     raise ValueError("NaN and Infinity are not JSON")
 
 
-_raw_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+_scan: Final = scan_with(json.JSONDecoder(parse_constant=_refuse_constant))
 
 
 class WholeBody:
@@ -92,8 +93,8 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
         return None
     try:
         text = data.decode()
-        root, end = _raw_decode(text)
-    except (ValueError, RecursionError):
+        root, end = _scan(text, 0)
+    except (StopIteration, ValueError, RecursionError):
         return None  # the scanner has wider limits, and tells what is wrong
     if end != len(text) or type(root) is not dict:
         return None  # blanks around the root are left to the scanner: no SDK sends them
