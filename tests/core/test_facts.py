@@ -304,3 +304,12 @@ def test_objects_are_encoded_alike_with_and_without_the_encoder_in_c(
 def test_there_may_be_no_encoder_in_c(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("json.encoder.c_make_encoder", None)
     assert facts._quick_encoder() is None
+
+
+def test_of_the_forms_of_tokens_a_bounded_number_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(facts, "_TOKEN_FORMS_MAX", 2)
+    monkeypatch.setattr(facts, "_token_forms", {})
+    for names in ("input", "input output", "output input", "output", "input"):
+        counts = {name: number for number, name in enumerate(names.split(), 7)}
+        assert facts._tokens(counts) == json.dumps(counts, separators=(",", ":"))[1:-1]
+    assert list(facts._token_forms) == [("input",), ("input", "output")]

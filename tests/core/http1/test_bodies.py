@@ -344,3 +344,45 @@ def test_a_size_that_was_seen_before_decides_as_little_as_a_new_one(size: bytes,
     first = outcome()
     assert outcome() == first
     assert (b";" in size) != bool(bodies._usual_sizes)
+
+
+def prime(*sizes: bytes) -> None:
+    """Each of these sizes has been seen, in this order."""
+    bodies._usual_sizes.clear()
+    for size in sizes:
+        reader = ChunkedReader()
+        assert reader.feed(size + b"\r\n" + b"x" * int(size, 16) + b"\r\n") == (b"x" * int(size, 16), None)
+
+
+@pytest.mark.parametrize("size", [b"1", b"1b", b"0fff"])
+def test_a_whole_chunk_of_a_known_size_is_not_read_step_by_step(size: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    prime(size)
+    monkeypatch.setattr(ChunkedReader, "_read", None)
+    payload = b"y" * int(size, 16)
+    reader = ChunkedReader()
+    assert [reader.feed(size + b"\r\n" + payload + b"\r\n") for _ in range(2)] == [(payload, None)] * 2
+
+
+def test_of_sizes_a_bounded_number_of_short_ones_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_USUAL_SIZES_MAX", 2)
+    prime(b"10000", b"00001", b"1", b"2", b"3")
+    assert bodies._usual_sizes == {b"1": 1, b"2": 2}
+
+
+@pytest.mark.parametrize("size", [b"b", b"00b"])
+def test_payload_that_looks_like_a_chunk_is_payload(size: bytes) -> None:
+    prime(size)
+    alike = size + b"\r\n" + b"a" * 11 + b"\r\n"
+    reader = ChunkedReader()
+    total = b"%x" % (2 * len(alike))
+    assert reader.feed(total + b"\r\n") == (b"", None)
+    assert [reader.feed(alike) for _ in range(2)] == [(alike, None)] * 2
+    assert reader.feed(b"\r\n0\r\n\r\n") == (b"", b"")
+
+
+def test_a_size_line_that_ends_like_another_is_read_whole() -> None:
+    prime(b"b")
+    reader = ChunkedReader()
+    assert reader.feed(b"1") == (b"", None)
+    assert reader.feed(b"b\r\n" + b"a" * 11 + b"\r\n") == (b"a" * 11 + b"\r\n", None)
+    assert reader.feed(b"a" * 14 + b"\r\n") == (b"a" * 14, None)
