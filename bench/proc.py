@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +68,17 @@ def rss(pid: int) -> int:
         except OSError:
             continue
     return total
+
+
+def open_files(pid: int) -> int:
+    """File descriptors of one process. Raises OSError once it is gone."""
+    return len(os.listdir(_PROC / str(pid) / "fd"))
+
+
+def raise_open_files_limit() -> None:
+    """As far as this process may, for itself and the children that it starts."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def core_busy(core: int) -> float:
