@@ -9,7 +9,7 @@ import re
 import signal
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from bench import proc
@@ -42,6 +42,8 @@ class Census:
     """``fds``, ``tasks``, ``timers``, ``threads``, ``objects``."""
     kinds: Mapping[str, int]
     """The objects by their classes."""
+    in_cycles: int = 0
+    """Objects of ours that were dead, and waited for the collector."""
 
 
 def metrics(gateway: GatewayProcess) -> dict[str, float]:
@@ -86,8 +88,8 @@ def take(gateway: GatewayProcess) -> Census:
             raise NotAtRest("the gateway does not count itself")
         time.sleep(POLL_SECS / 10)
     counted = json.loads(file.read_text())
-    kinds = counted.pop("kinds")
-    return Census({"fds": proc.open_files(gateway.pid), **counted}, kinds)
+    kinds, in_cycles = counted.pop("kinds"), counted.pop("in_cycles")
+    return Census({"fds": proc.open_files(gateway.pid), **counted}, kinds, in_cycles)
 
 
 def settle(gateway: GatewayProcess, expected: Census | None = None) -> Census:
@@ -98,14 +100,17 @@ def settle(gateway: GatewayProcess, expected: Census | None = None) -> Census:
     wait_for_rest(gateway)
     deadline = time.monotonic() + REST_SECS
     before: Census | None = None
+    in_cycles = 0
     while True:
         now = take(gateway)
+        # Each look leaves none behind.
+        in_cycles += now.in_cycles
         if expected is not None:
             is_settled = not grown(expected, now)
         else:
             is_settled = before is not None and before.figures == now.figures
         if is_settled or time.monotonic() > deadline:
-            return now
+            return replace(now, in_cycles=in_cycles)
         before = now
         time.sleep(POLL_SECS)
 

@@ -97,7 +97,7 @@ def kept(work: Callable[[], object]) -> int:
 
 
 @contextmanager
-def _no_collector() -> Iterator[None]:
+def no_collector() -> Iterator[None]:
     """Its runs depend on what else was allocated in this process."""
     enabled = gc.isenabled()
     gc.disable()
@@ -126,7 +126,7 @@ def count(case: Case) -> Counts:
         more = measure(run(ROUNDS)) - measure(run(1))
         return round(more / ((ROUNDS - 1) * cycle))
 
-    with _no_collector():
+    with no_collector():
         # Caches, and the interpreter's specialisation.
         case.run(ROUNDS * cycle)
         return {"bytecodes": each(bytecodes), "calls": each(calls), "peak": peak(run(ROUNDS)), "kept": each(kept)}

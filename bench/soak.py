@@ -167,6 +167,7 @@ def _judge(run: Soak, before: Census, after: Census) -> int:
     held = ", ".join(f"{name} {before.figures[name]} -> {count}" for name, count in after.figures.items())
     print(f"at rest, before -> after: {held}: {'LEAKS' if leaks else 'flat'}")
     print(f"at rest, after: no {', no '.join(census.HELD)}")
+    print(f"dead objects of ours in cycles, which wait for the collector: {before.in_cycles}, then {after.in_cycles}")
     for leak in leaks:
         print(f"  {leak}")
     print(f"spool: {actual} bytes, {computed} computed; {facts} facts of {total} exchanges, {len(problems)} problems")
@@ -182,6 +183,7 @@ def _judge(run: Soak, before: Census, after: Census) -> int:
         "fds": [row.fds for row in run.rows],
         "before": dict(before.figures),
         "after": dict(after.figures),
+        "in_cycles": [before.in_cycles, after.in_cycles],
         "spool_bytes": actual,
     }
     print(json.dumps(document))

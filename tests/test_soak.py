@@ -17,6 +17,7 @@ from aigw_core.connection import Connection
 from bench import census, watched
 from bench.census import Census, NotAtRest
 from bench.core import make_gateway
+from bench.counting import no_collector
 from bench.servers import GatewayProcess
 from bench.soak import Row, memory
 
@@ -58,6 +59,20 @@ def test_a_process_counts_what_it_holds(backend: str) -> None:
     assert after["objects"] - before["objects"] >= 3
     kind = "aigw_core.connection.Connection"
     assert after["kinds"][kind] - before["kinds"].get(kind, 0) == 3
+
+
+def test_dead_cycles_are_no_leak_and_are_told() -> None:
+    async def run() -> tuple[dict[str, Any], dict[str, Any]]:
+        before = watched.census()
+        with no_collector():
+            machine = Connection(make_gateway(), 0.0)
+            machine.context = machine
+            del machine
+            return before, watched.census()
+
+    before, after = asyncio.run(run())
+    assert after["objects"] == before["objects"]
+    assert after["in_cycles"] >= 1
 
 
 def test_a_cancelled_timer_is_none() -> None:
