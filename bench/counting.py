@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from bench.core import READ_SIZE, VARIETY, Case
 
-_OURS: Final = str(Path(__file__).resolve().parent)
+_OURS: Final = str(Path(__file__).resolve().parent) + os.sep
 """What drives the core is not counted. Whatever the core calls is, the standard library's Python included."""
 ROUNDS: Final = 3
 """Cycles of the longer of two runs. What both have in common, setting up and ending, is in neither figure."""
