@@ -200,15 +200,22 @@ def test_the_end_of_an_answer_does_not_depend_on_reads(response: bytes, body: by
         assert (answer.status, answer.body, answer.close) == (200, body, False)
 
 
-def test_events_are_found_in_any_reads() -> None:
-    stream = b"".join(work.chunked(work.event(n, 1_000 + n)) for n in range(3))
-    stream += work.chunked(work.STREAM_END) + work.LAST_CHUNK
+STREAM_HEAD = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 7, 100])
+def test_events_are_found_in_any_reads_and_chunks(chunk_size: int | None) -> None:
+    pieces = [*(work.event(n, 1_000 + n) for n in range(3)), work.STREAM_END]
+    if chunk_size is not None:
+        whole = b"".join(pieces)
+        pieces = [whole[at : at + chunk_size] for at in range(0, len(whole), chunk_size)]
+    stream = STREAM_HEAD + b"".join(map(work.chunked, pieces)) + work.LAST_CHUNK
     for size in (1, 7, 100, len(stream)):
         with socket.socket() as sock:
             client = StreamClient(sock)
             latencies: list[int] = []
             for at in range(0, len(stream), size):
-                assert not client.ended
+                assert not client.ended or at > len(stream) - len(work.LAST_CHUNK)
                 client.feed(stream[at : at + size], 5_000, latencies)
             assert (client.events, client.in_order, client.ended) == (3, True, True)
             assert latencies == [4_000, 3_999, 3_998]
@@ -217,8 +224,15 @@ def test_events_are_found_in_any_reads() -> None:
 def test_a_lost_event_shows() -> None:
     with socket.socket() as sock:
         client = StreamClient(sock)
-        client.feed(work.event(0, 1) + work.event(2, 1), 5, [])
+        client.feed(STREAM_HEAD + work.chunked(work.event(0, 1) + work.event(2, 1)), 5, [])
         assert (client.events, client.in_order) == (2, False)
+
+
+def test_an_error_is_no_stream() -> None:
+    with socket.socket() as sock:
+        client = StreamClient(sock)
+        client.feed(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 14\r\n\r\nno good [DONE]", 5, [])
+        assert (client.events, client.ended) == (0, False)
 
 
 def test_work_has_the_sizes_that_the_tables_name() -> None:
