@@ -16,6 +16,7 @@ from bench import nginx, plot, report
 from bench.modes import COLUMNS
 from bench.servers import StartError
 
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "explanation"
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -89,6 +90,18 @@ def test_a_plot_is_drawn_again_from_its_file(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(report.as_json(document()))
     assert plot.main([str(tmp_path / "run.json"), str(tmp_path / "run.svg")]) == 0
     assert texts((tmp_path / "run.svg").read_text()) == texts(plot.draw(document()))
+
+
+def test_the_plot_of_the_docs_is_that_of_the_run_beside_it() -> None:
+    run = json.loads((DOCS / "side-by-side.json").read_text())
+    assert (DOCS / "side-by-side.svg").read_text() == plot.draw(run)
+    found = texts(plot.draw(run))
+    drawn = [line for panel in plot.panels(run) for line in panel.lines]
+    assert {line.target for line in drawn} >= {"go", "nginx", "aigw"}
+    assert all(plot.number(line.ratio["median"]) in found for line in drawn)
+    page = (DOCS / "performance.md").read_text()
+    assert "](side-by-side.svg)" in page
+    assert "](side-by-side.json)" in page
 
 
 # nginx
