@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -207,6 +208,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--idle-secs", type=float, default=5.0, help="for which connections to the provider are kept")
     options = parser.parse_args(argv)
     proc.raise_open_files_limit()
+    # SIGTERM must stop the children too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         return soak(options)
     except (RuntimeError, NotAtRest) as error:
