@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import time
@@ -70,9 +71,14 @@ def rss(pid: int) -> int:
     return total
 
 
-def open_files(pid: int) -> int:
-    """File descriptors of one process. Raises OSError once it is gone."""
-    return len(os.listdir(_PROC / str(pid) / "fd"))
+def open_files(pid: int) -> list[str]:
+    """What each file descriptor of one process leads to. Raises OSError once it is gone."""
+    found: list[str] = []
+    for name in os.listdir(_PROC / str(pid) / "fd"):
+        # One that is closed meanwhile was none.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(_PROC / str(pid) / "fd" / name))
+    return found
 
 
 def raise_open_files_limit() -> None:

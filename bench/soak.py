@@ -98,7 +98,7 @@ class Soak:
 
     def _note(self) -> None:
         pid = self.gateway.pid
-        row = Row(self.exchanges, self.streams, proc.rss(pid) / 1e6, proc.open_files(pid))
+        row = Row(self.exchanges, self.streams, proc.rss(pid) / 1e6, len(proc.open_files(pid)))
         self.rows.append(row)
         cells = [str(row.exchanges), str(row.streams), f"{time.monotonic() - self.begin:.0f}", f"{row.rss_mb:.1f}"]
         cells += [str(row.fds), f"{spool_mb(self.gateway.spool):.1f}"]

@@ -37,7 +37,18 @@ def test_a_short_soak_is_judged(frontend: str) -> None:
     assert document["facts"] == document["exchanges"] + document["streams"]
     assert (document["exchanges"] >= 50, document["streams"]) == (True, 12)
     assert len(document["rss_mb"]) == len(document["fds"]) >= 4
-    assert set(document["before"]) == set(document["after"]) == {"fds", "tasks", "timers", "threads", "objects"}
+    assert (
+        set(document["before"])
+        == set(document["after"])
+        == {
+            "fds",
+            "spool files",
+            "tasks",
+            "timers",
+            "threads",
+            "objects",
+        }
+    )
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -91,6 +102,8 @@ def test_a_cancelled_timer_is_none() -> None:
 def test_a_leak_is_told_with_its_classes() -> None:
     before = Census({"fds": 9, "tasks": 3, "objects": 5}, {"a.Connection": 2, "a.Timer": 3})
     assert census.grown(before, before) == []
+    for files, leaks in ((4, []), (5, ["spool files: 1 before, 5 after"])):
+        assert census.grown(Census({"spool files": 1}, {}), Census({"spool files": files}, {})) == leaks
     assert census.grown(before, Census({"fds": 8, "tasks": 3, "objects": 5}, {"a.Meter": 5})) == []
     after = Census({"fds": 9, "tasks": 4, "objects": 7}, {"a.Connection": 3, "a.Timer": 2, "a.Meter": 2})
     assert census.grown(before, after) == [
