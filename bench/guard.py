@@ -22,6 +22,8 @@ from bench.core import make_cases
 from bench.counting import MEASURES, Counts, count, is_small
 
 TOLERANCE: Final = 0.1
+SLACK: Final = {"peak": 1_024}
+"""On top of it: what the interpreter finds in its free lists differs by some hundred bytes."""
 ROOT: Final = Path(__file__).resolve().parent.parent
 BUDGETS: Final = ROOT / "bench" / "budgets.json"
 VERSION: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -52,9 +54,10 @@ def judge(accepted: Mapping[str, Counts], counted: Mapping[str, Counts]) -> Verd
         for measure, now in counted[name].items():
             budget = accepted[name].get(measure, 0)
             line = f"{name}: {measure} {budget:,} -> {now:,} ({_percent(budget, now)})"
-            if now > budget * (1 + TOLERANCE):
+            slack = SLACK.get(measure, 0)
+            if now > budget * (1 + TOLERANCE) + slack:
                 verdict.failed.append(line)
-            elif now < budget * (1 - TOLERANCE):
+            elif now < budget * (1 - TOLERANCE) - slack:
                 verdict.fallen.append(line)
     return verdict
 

@@ -82,6 +82,9 @@ def test_a_growth_of_a_tenth_is_the_limit() -> None:
     ):
         verdict = guard.judge(accepted, {"case": {"bytecodes": bytecodes, "kept": kept}})
         assert (verdict.failed, verdict.fallen) == (failed, fallen)
+    for peak, is_over in ((1_323, False), (1_324, True), (5, False)):
+        verdict = guard.judge({"case": {"peak": 272}}, {"case": {"peak": peak}})
+        assert (bool(verdict.failed), verdict.fallen) == (is_over, [])
     assert guard.explain(guard.judge(accepted, accepted)) == ""
     assert "Keep it so" in guard.explain(guard.Verdict(fallen=["x"]))
 
