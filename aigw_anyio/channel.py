@@ -83,6 +83,9 @@ class Channel:
             # Cancels itself: it closes the stream and does not wait.
             with anyio.CancelScope(shield=True):
                 await anyio.aclose_forcefully(self._stream)
+            # Whoever listens holds this channel, and a task its frames: in cycles they would wait for the collector.
+            self.on_data = self.on_gone = self.on_edge = _ignore
+            self._tasks = None
 
     async def established(self) -> None:
         """Returns when the TLS handshake is through. Raises ssl.SSLError or OSError."""

@@ -32,6 +32,9 @@ SWEEP_SECS: Final = 1.0
 class Responds(Protocol):
     """A machine, as far as it is counted."""
 
+    context: object
+    """Its driver."""
+
     @property
     def responding(self) -> bool: ...
 
@@ -175,6 +178,8 @@ class PlaneBase(Generic[D, U]):
             self._detached.add(connection)
         else:
             self._detached.discard(connection)
+            # Each holds the other: together they would wait for the collector, which looks rarely.
+            connection.machine.context = None
 
     def await_answer(self, fact_id: str, connection: D) -> None:
         self._answers[fact_id] = connection

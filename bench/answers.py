@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
-_CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+CHUNKED: Final = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
 _CLOSE: Final = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -58,7 +58,7 @@ class Answer:
         if length is not None:
             self._remaining = int(length[1])
         else:
-            self._chunked = _CHUNKED.search(head) is not None
+            self._chunked = CHUNKED.search(head) is not None
             self._remaining = -1
 
     @property

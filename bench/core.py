@@ -43,10 +43,12 @@ VARIETY: Final = 8
 """Different exchanges in turn, so that nothing looks fast only because the same bytes come again."""
 _SEED: Final = Secret(bytes(range(32)))
 _VIRTUAL_KEY: Final = mint_virtual_key(_SEED, kid=1, tenant_id=7, vpc_id=1, key_id=3)
+_FORGED_KEY: Final = mint_virtual_key(Secret(bytes(32)), kid=1, tenant_id=7, vpc_id=1, key_id=3)
+"""Signed, but not by the key that the gateway trusts."""
 _BYO_KEY: Final = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
 
 
-def make_gateway() -> Gateway:
+def make_gateway(rate_limit: int = RATE_LIMIT) -> Gateway:
     """Ten providers, a pool key for openai, one signing key, the limiter counting, usage injected."""
     providers = {name: ProviderPolicy.of(provider) for name, provider in PROVIDERS.items()}
     base = ProviderPolicy.of(PROVIDERS["openai"])
@@ -56,9 +58,9 @@ def make_gateway() -> Gateway:
     policy = Policy(
         providers=providers,
         keyring=KeyRing({1: public_key_of(_SEED)}),
-        rate_limit_rps=RATE_LIMIT,
-        byo_rate_limit_rps=RATE_LIMIT,
-        unverified_rate_limit_rps=RATE_LIMIT,
+        rate_limit_rps=rate_limit,
+        byo_rate_limit_rps=rate_limit,
+        unverified_rate_limit_rps=rate_limit,
     )
     limiter = Limiter(bytearray(Limiter.buffer_size()))
     return Gateway(policy, entropy=bytes(range(32)), limiter=limiter, now=0.0, wall=1_763_900_000.0)
@@ -164,6 +166,27 @@ def _json_exchange(key: str, number: int, *, body_apart: bool) -> tuple[tuple[by
     return (request[:head_size], body) if body_apart else (request,), response
 
 
+def _refused_case(name: str) -> Case:
+    """Requests that are refused, one after the other on a connection, as somebody who guesses sends them."""
+    gateway = make_gateway()
+    requests = [b"".join(request) for request, _ in json_exchanges(_FORGED_KEY)]
+
+    def run(n: int) -> int:
+        caller = Caller(gateway)
+        begin = caller.begin
+        rounds = -(-n // VARIETY)
+        for _ in range(rounds):
+            for request in requests:
+                begin(request)
+                # What a driver would write to the log.
+                gateway.stats.failures.clear()
+        if not caller.relayed or caller.sent_upstream or caller.machine.busy:
+            raise RuntimeError("the requests were not refused")
+        return rounds * VARIETY
+
+    return Case(name, run)
+
+
 def _sse_case(name: str, key: str, *, asked: bool = False) -> Case:
     """Events of running streams; their heads and ends are shared by EVENTS_PER_STREAM of them."""
     gateway = make_gateway()
@@ -224,6 +247,7 @@ def _repeat(name: str, operation: Callable[[], object]) -> Case:
 def _part_cases() -> list[Case]:
     gateway = make_gateway()
     policy = gateway.policy
+    unlimited = make_gateway(rate_limit=0)
     body = work.chat_request()
     managed = _request(_VIRTUAL_KEY, body)[: -len(body) - 4]
     response = work.provider_head("application/json", work.ANSWER_SIZE)[:-4]
@@ -242,6 +266,7 @@ def _part_cases() -> list[Case]:
         _repeat("parse a request head", lambda: parse_request_head(managed)),
         _repeat("parse a response head", lambda: parse_response_head(response, b"POST")),
         _repeat("limiter alone", lambda: gateway.limiter.allow(mark, RATE_LIMIT, 0)),
+        _repeat("admission alone, managed", lambda: authorize(head, unlimited.policy, unlimited, 0.0)),
         _repeat("admission with limiter, managed", lambda: authorize(head, policy, gateway, 0.0)),
         _repeat("admission with limiter, BYO", lambda: authorize(head_byo, policy, gateway, 0.0)),
         _repeat("verify a virtual key (not cached)", lambda: cold.verify(parsed, mark)),
@@ -263,6 +288,7 @@ def make_cases() -> list[Case]:
         _json_case("JSON exchange, managed", _VIRTUAL_KEY),
         _json_case("JSON exchange, managed, body in a second read", _VIRTUAL_KEY, body_apart=True),
         _json_case("JSON exchange, BYO (no Meter, no fact)", _BYO_KEY),
+        _refused_case("JSON request, refused for its key"),
         _sse_case("SSE event, managed, usage event injected and removed", _VIRTUAL_KEY),
         _sse_case("SSE event, managed, usage asked by the client", _VIRTUAL_KEY, asked=True),
         _sse_case("SSE event, BYO (no Meter)", _BYO_KEY),

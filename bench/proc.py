@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import time
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +69,22 @@ def rss(pid: int) -> int:
         except OSError:
             continue
     return total
+
+
+def open_files(pid: int) -> list[str]:
+    """What each file descriptor of one process leads to. Raises OSError once it is gone."""
+    found: list[str] = []
+    for name in os.listdir(_PROC / str(pid) / "fd"):
+        # One that is closed meanwhile was none.
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(_PROC / str(pid) / "fd" / name))
+    return found
+
+
+def raise_open_files_limit() -> None:
+    """As far as this process may, for itself and the children that it starts."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def core_busy(core: int) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict
 
 Row = dict[str, float | None]
 """The figures of one round, by key; None where there is none."""
@@ -20,6 +21,8 @@ class Column:
     digits: int = 1
     compared: bool = False
     """Whether its ratio to the baseline is shown."""
+    plotted: bool = False
+    """Whether that ratio is drawn: the figures that say most, of which less is better."""
 
 
 class Spread(TypedDict):
@@ -43,6 +46,31 @@ def spread(values: Sequence[float]) -> Spread:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
+TLS: Final = "-tls"
+"""What the names of targets end in that speak TLS to the provider."""
+DIGITS: Final = 5
+"""Significant ones, in files: more than any figure has."""
+
+
+def as_json(document: object, indent: int = 0) -> str:
+    """JSON for files that are committed: what holds no other table is one line."""
+    if isinstance(document, float):
+        return json.dumps(float(f"{document:.{DIGITS}g}"))
+    inner = "\n" + " " * (indent + 1)
+    if isinstance(document, Mapping):
+        pieces = [f"{json.dumps(name)}: {as_json(value, indent + 1)}" for name, value in document.items()]
+        return "{" + _joined(pieces, inner, document.values()) + "}"
+    if isinstance(document, list | tuple):
+        return "[" + _joined([as_json(value, indent + 1) for value in document], inner, document) + "]"
+    return json.dumps(document)
+
+
+def _joined(pieces: Sequence[str], inner: str, values: Iterable[object]) -> str:
+    if any(isinstance(value, Mapping | list | tuple) for value in values):
+        return inner + f",{inner}".join(pieces) + inner[:-1]
+    return ", ".join(pieces)
+
+
 def label(target: str, variant: str) -> str:
     """How results are keyed: a baseline is compared within its variant only."""
     return f"{target} | {variant}" if variant else target
@@ -54,8 +82,7 @@ def summarise(
     """``results`` maps labels to rounds. A ratio is taken within each round, then spread over the rounds."""
     summary: dict[str, Entry] = {}
     for name, rows in results.items():
-        variant = name.partition(" | ")[2]
-        base = results.get(label(baseline, variant), []) if baseline is not None else []
+        base = _baseline_of(name, results, baseline) if baseline is not None else []
         entry: Entry = {"rounds": len(rows), "figures": {}, "ratios": {}}
         for column in columns:
             key = column.key
@@ -70,6 +97,13 @@ def summarise(
                 entry["ratios"][key] = spread(ratios)
         summary[name] = entry
     return summary
+
+
+def _baseline_of(name: str, results: Mapping[str, Sequence[Row]], baseline: str) -> Sequence[Row]:
+    """Of the same variant; with TLS to the provider that of the same work, where it was measured."""
+    target, _, variant = name.partition(" | ")
+    same = label(f"{baseline}{TLS}", variant)
+    return results[same] if target.endswith(TLS) and same in results else results.get(label(baseline, variant), [])
 
 
 def table(

@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import platform
-import resource
 import signal
 import sys
 import tempfile
@@ -21,8 +20,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench import report, work
+from bench import plot, proc, report, work
 from bench.modes import COLUMNS, MODES, Bench, Settings
+from bench.nginx import NginxProcess
 from bench.report import Row
 from bench.servers import BYO_KEY, VIRTUAL_KEY, Cores, GatewayProcess, ProviderProcess, StartError
 from bench.targets import Target
@@ -33,6 +33,7 @@ PEERS_PROVIDER_PORT: Final = 9100
 """Where peers that were started beforehand look for the provider."""
 DIRECT: Final = "direct"
 AIGW: Final = "aigw"
+NGINX: Final = "nginx"
 FRONTENDS: Final = {"asyncio": (AIGW, "aigw_asyncio"), "trio": (f"{AIGW}-trio", "aigw_trio")}
 """What ``--frontend`` takes: the name of the target, and the module that is run."""
 
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"frontends are {', '.join(FRONTENDS)}")
     # SIGTERM must stop the children too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    proc.raise_open_files_limit()
     cores = Cores.choose(arguments.gateway_core, arguments.load_core)
     if cores.load is None:
         say("these cores are not available: nothing is pinned, and figures will scatter")
@@ -59,8 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     except (StartError, ConnectionError) as error:
         say(f"bench: {error}")
         return 1
+    text = report.as_json(document)
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
+        arguments.json.write_text(text + "\n")
+    if arguments.svg is not None:
+        # As it would be drawn again from the file.
+        arguments.svg.write_text(plot.draw(json.loads(text)))
     return 0
 
 
@@ -105,6 +109,8 @@ def _run(arguments: argparse.Namespace, cores: Cores, stack: ExitStack) -> dict[
 def _targets(arguments: argparse.Namespace, cores: Cores, provider: ProviderProcess, stack: ExitStack) -> list[Target]:
     """``direct``, the peers, and this repository's gateway in its variants."""
     targets = [Target(DIRECT, provider.url), *arguments.target]
+    if arguments.nginx:
+        targets += _nginx(cores, provider, stack)
     for frontend in arguments.frontend if not arguments.no_aigw else []:
         name, module = FRONTENDS[frontend]
         gateway = GatewayProcess(cores.gateway, provider.url, module=module)
@@ -115,7 +121,19 @@ def _targets(arguments: argparse.Namespace, cores: Cores, provider: ProviderProc
         if provider.tls_url is not None:
             secure = GatewayProcess(cores.gateway, provider.tls_url, module=module, ca_file=provider.ca_file)
             stack.callback(secure.stop)
-            targets.append(secure.target(f"{name}-tls", VIRTUAL_KEY))
+            targets.append(secure.target(f"{name}{report.TLS}", VIRTUAL_KEY))
+    return targets
+
+
+def _nginx(cores: Cores, provider: ProviderProcess, stack: ExitStack) -> list[Target]:
+    """In front of each listener of the provider."""
+    plain = NginxProcess(cores.gateway, provider.url)
+    stack.callback(plain.stop)
+    targets = [plain.target(NGINX)]
+    if provider.tls_url is not None:
+        secure = NginxProcess(cores.gateway, provider.tls_url, ca_file=provider.ca_file)
+        stack.callback(secure.stop)
+        targets.append(secure.target(f"{NGINX}{report.TLS}"))
     return targets
 
 
@@ -159,6 +177,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         streams=arguments.streams,
         events=arguments.events,
         delay_ms=arguments.delay_ms,
+        events_per_s=arguments.events_per_s,
         body_mb=arguments.body_mb,
         transfers=arguments.transfers,
         connections=arguments.connections,
@@ -179,6 +198,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--baseline", help="what ratios are taken to; default: the first --target, else the first frontend")
     add("--rounds", type=int, default=5)
     add("--json", type=Path, metavar="FILE", help="also write every round and the summary")
+    add("--svg", type=Path, metavar="FILE", help="also draw the ratios")
+    add("--nginx", action="store_true", help="also nginx as a bare reverse proxy, if it is installed")
     add("--byo", action="store_true", help="also aigw for a caller with a key of its own: no Meter, no fact")
     add("--tls", action="store_true", help="also aigw with the provider behind TLS")
     add("--no-aigw", action="store_true", help="peers only")
@@ -188,9 +209,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--load-core", type=int, default=1)
     add("--seconds", type=float, default=defaults.seconds, help="json, connect: a window")
     add("--concurrency", type=_list_of(int), default=defaults.concurrency, help="json: connections, as 32,1")
-    add("--streams", type=_list_of(int), default=defaults.streams, help="sse: streams at once, as 100,400")
+    add("--streams", type=_list_of(int), default=defaults.streams, help="sse: streams at once, as 100,1000")
     add("--events", type=int, default=defaults.events, help="sse: events of a stream")
     add("--delay-ms", type=float, default=defaults.delay_ms, help="sse: between two events of a stream")
+    add("--events-per-s", type=int, default=defaults.events_per_s, help="sse: the most of all streams together")
     add("--body-mb", type=int, default=defaults.body_mb)
     add("--transfers", type=int, default=defaults.transfers, help="body: transfers in a window")
     add("--connections", type=int, default=defaults.connections, help="mem: idle connections, then streams")

@@ -25,7 +25,7 @@ STOP_SECS: Final = 15.0
 _SEED: Final = Secret(bytes(range(32)))
 VIRTUAL_KEY: Final = mint_virtual_key(_SEED, kid=1, tenant_id=7, vpc_id=1, key_id=3)
 BYO_KEY: Final = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
-_LISTENING: Final = re.compile(r"^listening data=\S+:(\d+) ", re.MULTILINE)
+_LISTENING: Final = re.compile(r"^listening data=\S+:(\d+) admin=\S+:(\d+)$", re.MULTILINE)
 
 _CONFIGURATION: Final = """\
 listen_addr = "127.0.0.1:{port}"
@@ -65,7 +65,7 @@ class Cores:
         return cls(gateway, load) if {gateway, load} <= allowed else cls(None, None)
 
 
-class _Process:
+class Child:
     """A child on one core, whose output goes to files."""
 
     def __init__(self, core: int | None, command: list[str], out: IO[bytes], log: Path) -> None:
@@ -88,6 +88,13 @@ class _Process:
     def pid(self) -> int:
         return self._popen.pid
 
+    @property
+    def last_words(self) -> str:
+        """Whether it runs or how it ended, and the end of its log."""
+        code = self._popen.poll()
+        state = "it runs" if code is None else f"it ended with {code}"
+        return f"{state}; {self._log.read_text()[-2000:] or 'its log is empty'}"
+
     def wait_for(self, file: Path, pattern: re.Pattern[str]) -> re.Match[str]:
         """The first match in a file that the child writes. Raises StartError."""
         end = time.monotonic() + START_SECS
@@ -96,7 +103,7 @@ class _Process:
             if found is not None:
                 return found
             time.sleep(0.02)
-        raise StartError(f"{self._popen.args!r} did not start: {self._log.read_text()[-2000:]}")
+        raise StartError(f"{self._popen.args!r} did not start: {self.last_words}")
 
     def stop(self) -> None:
         self._popen.terminate()
@@ -118,7 +125,7 @@ class ProviderProcess:
             command += ["--certificate", str(certificate)]
         out = directory / "provider.out"
         with out.open("wb") as stdout:
-            self._process = _Process(core, command, stdout, directory / "provider.log")
+            self._process = Child(core, command, stdout, directory / "provider.log")
         ports = self._process.wait_for(out, re.compile(r"^listening ([\d ]+)$", re.MULTILINE))[1].split()
         self.port = int(ports[0])
         self.url = f"http://127.0.0.1:{ports[0]}"
@@ -167,8 +174,13 @@ class GatewayProcess:
         module: str = "aigw_asyncio",
         ca_file: Path | None = None,
         spool: bool = False,
+        watched: bool = False,
+        idle_secs: float | None = None,
     ) -> None:
-        """``spool``: facts go there, and can then not be counted."""
+        """``spool``: facts go there, and can then not be counted. ``watched``: it counts what it holds when asked.
+
+        ``idle_secs``: how long connections to the provider are kept.
+        """
         self._core = core
         self._module = module
         self._directory = tempfile.TemporaryDirectory(prefix="aigw-bench-")
@@ -179,7 +191,11 @@ class GatewayProcess:
         self._has_spool = spool
         if spool:
             self._more += f'\nfact_sink = "spool"\nspool_dir = "{self.spool}"'
-        self.port = 0
+        if idle_secs is not None:
+            self._more += f"\nidle_timeout_secs = {idle_secs}"
+        self._watched = watched
+        self.census_file = self._path("census.json")
+        self.port = self.admin_port = 0
         self._start()
 
     def _path(self, name: str) -> Path:
@@ -189,12 +205,14 @@ class GatewayProcess:
         public_key = b64encode(public_key_of(_SEED)).decode()
         text = _CONFIGURATION.format(port=self.port, public_key=public_key, authority=self._authority, more=self._more)
         self._path("aigw.toml").write_text(text)
-        command = [sys.executable, "-m", self._module, "--config", str(self._path("aigw.toml"))]
+        watch = ["bench.watched", str(self.census_file)] if self._watched else []
+        command = [sys.executable, "-m", *watch, self._module, "--config", str(self._path("aigw.toml"))]
         log = self._path("aigw.log")
         # Appended to, so that emptying the file between windows leaves no hole.
         with self._facts.open("ab") as facts:
-            self._process = _Process(self._core, command, facts, log)
-        self.port = int(self._process.wait_for(log, _LISTENING)[1])
+            self._process = Child(self._core, command, facts, log)
+        listening = self._process.wait_for(log, _LISTENING)
+        self.port, self.admin_port = int(listening[1]), int(listening[2])
         self._path("pid").write_text(str(self._process.pid))
 
     def target(self, name: str, key: str) -> Target:
@@ -211,6 +229,11 @@ class GatewayProcess:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def last_words(self) -> str:
+        """For whoever finds that it does not answer any more."""
+        return self._process.last_words
 
     def end(self) -> None:
         """The process stops; its files stay until ``stop``."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from bench import work
+from bench.answers import CHUNKED
 from bench.targets import CONNECT_SECS, Target
 
 READ_SIZE: Final = 65_536
@@ -28,7 +30,19 @@ _ANCILLARY_SIZE: Final = socket.CMSG_SPACE(_TIMESPEC.size)
 class StreamClient:
     """One stream and what has arrived of it."""
 
-    __slots__ = ("_tail", "began", "ended", "events", "first_ns", "in_order", "sock", "terminal")
+    __slots__ = (
+        "_in_body",
+        "_is_over",
+        "_left",
+        "_raw",
+        "_tail",
+        "began",
+        "events",
+        "first_ns",
+        "in_order",
+        "sock",
+        "terminal",
+    )
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -38,12 +52,23 @@ class StreamClient:
         self.events = 0
         self.in_order = True
         self.terminal = False
-        self.ended = False
+        self._in_body = False
+        self._is_over = False
+        self._left = 0
+        """Of the current chunk, with the line end behind it."""
+        self._raw = b""
+        """A head or the size of a chunk, as far as it has arrived."""
         self._tail = b""
+
+    @property
+    def ended(self) -> bool:
+        """Its last event and its last chunk were there."""
+        return self.terminal and self._is_over
 
     def feed(self, data: bytes, arrived: int, latencies: list[int]) -> None:
         """Bytes of the response and when they arrived (ns since the epoch)."""
-        data = self._tail + data
+        # Not searched as they came: who relays in chunks of his own may cut an event anywhere.
+        data = self._tail + self._content(data)
         at = 0
         for mark in work.MARK_PATTERN.finditer(data):
             self.in_order &= int(mark[1]) == self.events
@@ -55,8 +80,37 @@ class StreamClient:
         rest = data[at:]
         if b"[DONE]" in rest:
             self.terminal = True
-        self.ended = self.terminal and rest.endswith(work.LAST_CHUNK)
         self._tail = rest[-_TAIL_MAX:]
+
+    def _content(self, data: bytes) -> bytes:
+        """What is inside the chunks; an answer without chunks is never over."""
+        data, at, left = self._raw + data if self._raw else data, 0, self._left
+        self._raw = b""
+        if not self._in_body:
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                self._raw = data
+                return b""
+            self._in_body, at = True, end + 4
+            if CHUNKED.search(data, 0, at) is None:
+                left = sys.maxsize
+        pieces: list[bytes] = []
+        while at < len(data) and not self._is_over:
+            if left:
+                taken = data[at : at + left]
+                pieces.append(taken[: max(0, left - 2)])
+                at += len(taken)
+                left -= len(taken)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                self._raw = data[at:]
+                break
+            size = int(data[at:end].partition(b";")[0], 16)
+            self._is_over = size == 0
+            at, left = end + 2, size + 2
+        self._left = left
+        return b"".join(pieces)
 
 
 @dataclass(slots=True)

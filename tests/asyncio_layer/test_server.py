@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 
+import anyio
 import pytest
 
 from aigw_anyio.plane import LOG_LINES_MAX
 from aigw_anyio.settings import load_settings
 from aigw_anyio.sinks import StdoutSink
+from aigw_asyncio.downstream import Downstream
 from aigw_asyncio.server import AsyncioDataPlane
+from aigw_core.connection import Connection
 from aigw_core.stats import ExchangeLog
 from tests.core.driver import make_gateway
 
@@ -41,6 +45,39 @@ def test_a_flood_of_failures_is_counted_not_written(caplog: pytest.LogCaptureFix
     assert summary.getMessage() == "failures not logged one by one"
     assert vars(summary)["fields"] == {"count": 2 * LOG_LINES_MAX}
     assert line.getMessage() == "bad_key"
+
+
+def test_a_closed_connection_needs_no_collector() -> None:
+    """Its memory is free at once; the collector looks so rarely that ten thousand connections may wait for it."""
+
+    def count() -> int:
+        return sum(type(thing) in {Connection, Downstream} for thing in gc.get_objects())
+
+    async def serve() -> tuple[int, int]:
+        settings, _ = load_settings(config=None, environ={"AI_LISTEN_ADDR": "127.0.0.1:0"})
+        plane = AsyncioDataPlane(make_gateway(), StdoutSink(), settings)
+        async with anyio.create_task_group() as tasks:
+            host, port = await plane.start(tasks)
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readline()).startswith(b"HTTP/1.1 4")
+            open_ones = count()
+            writer.close()
+            while plane.connections:
+                await asyncio.sleep(0)
+            closed_ones = count()
+            await plane.aclose()
+            tasks.cancel_scope.cancel()
+        return open_ones, closed_ones
+
+    gc.collect()
+    before = count()
+    gc.disable()
+    try:
+        open_ones, closed_ones = asyncio.run(serve())
+    finally:
+        gc.enable()
+    assert (open_ones - before, closed_ones - before) == (2, 0)
 
 
 def test_an_access_log_has_every_exchange(caplog: pytest.LogCaptureFixture) -> None:
