@@ -218,13 +218,15 @@ class _Process:
         if reload is None:
             return
         self._options.notifier.reloading()
+        status = self._status
         try:
             settings, warnings, tls = await anyio.to_thread.run_sync(_read_again, reload)
         except SettingsError as error:
             _log.error("configuration not reloaded: %s", " | ".join(error.problems))
+            status += "; the configuration was not reloaded, the log says why"
         else:
             self._adopt(settings, warnings, tls)
-        self._options.notifier.ready(self._status)
+        self._options.notifier.ready(status)
 
     def _adopt(self, settings: Settings, warnings: list[str], tls: TlsContexts) -> None:
         """Without a wait in it: no exchange sees half of it."""
