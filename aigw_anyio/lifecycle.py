@@ -103,14 +103,17 @@ async def run_gateway(settings: Settings, factory: DataPlaneFactory, options: Op
     SIGTERM and SIGINT drain, a second one stops at once, SIGHUP reloads. Must run in the main thread.
     """
     process = _Process(settings, factory, options)
-    code = EXIT_FAILED
+    code, problem = EXIT_FAILED, None
     with anyio.open_signal_receiver(*_STOP_SIGNALS, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
             try:
                 code = await process.run(signals, tasks)
             except StartError as error:
-                logs.say(f"aigw: {error}")
+                problem = str(error)
             tasks.cancel_scope.cancel()
+    # Only now: where what is wrong shows at the end, too, as without file descriptors, it is told once, by the caller.
+    if problem is not None:
+        logs.say(f"aigw: {problem}")
     return code
 
 
@@ -238,13 +241,15 @@ class _Process:
         if reload is None:
             return
         self._options.notifier.reloading()
+        status = self._status
         try:
             settings, warnings, tls = await anyio.to_thread.run_sync(_read_again, reload)
         except SettingsError as error:
             _log.error("configuration not reloaded: %s", " | ".join(error.problems))
+            status += "; the configuration was not reloaded, the log says why"
         else:
             self._adopt(settings, warnings, tls)
-        self._options.notifier.ready(self._status)
+        self._options.notifier.ready(status)
 
     def _adopt(self, settings: Settings, warnings: list[str], tls: TlsContexts) -> None:
         """Without a wait in it: no exchange sees half of it."""

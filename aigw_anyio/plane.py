@@ -25,6 +25,8 @@ LOG_LINES_MAX: Final = 100
 """Lines a second about failed exchanges: a flood of wrong keys must not buy a flood of formatting."""
 NO_ROOM_TOLD_SECS: Final = 1.0
 """Between two lines that say that no connection can be accepted: it is tried far more often."""
+FULL_TOLD_SECS: Final = 10.0
+"""Between two lines that say that connections are closed at once: whoever is turned away tries again."""
 SWEEP_SECS: Final = 1.0
 """Between looks for idle upstream connections that have expired."""
 
@@ -95,6 +97,8 @@ class PlaneBase(Generic[D, U]):
         self._detached: set[D] = set()
         self._answers: dict[str, D] = {}
         self._no_room_told = -NO_ROOM_TOLD_SECS
+        self._full_told = -FULL_TOLD_SECS
+        self._turned_away = 0
         self._log_second = 0
         self._logged = 0
         self._unlogged = 0
@@ -164,9 +168,19 @@ class PlaneBase(Generic[D, U]):
             self._no_room_told = now
             _log.error("no connection can be accepted", extra={"fields": {"error": error.strerror}})
 
+    def note_full(self) -> None:
+        """A connection is closed at once, since the process is full."""
+        self._turned_away += 1
+        now = self.now()
+        if now - self._full_told >= FULL_TOLD_SECS:
+            fields = {"open": len(self._connections), "closed": self._turned_away}
+            self._full_told, self._turned_away = now, 0
+            _log.warning("max_connections is reached, new connections are closed at once", extra={"fields": fields})
+
     def admit(self, connection: D) -> bool:
         """False when the process is full."""
         if self.is_full:
+            self.note_full()
             return False
         self._connections.add(connection)
         return True

@@ -97,6 +97,7 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
 
     def _serve(self, sock: socket.socket, connections: TaskGroup) -> None:
         if self.is_full:
+            self.note_full()
             sock.close()
             return
         try:

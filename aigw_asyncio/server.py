@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from typing import Any
 
 from anyio.abc import TaskGroup
@@ -45,18 +47,28 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
         self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer)
-        self._server = await self.loop.create_server(
-            self._new_connection,
-            self._address.host,
-            self._address.port,
-            backlog=BACKLOG,
-            reuse_address=True,
-            reuse_port=self._shares_port,
-        )
+        self._server = await self._listen()
         self._sweep = self.loop.call_later(SWEEP_SECS, self._sweep_pool)
         self.loop.set_exception_handler(self._explain)
         bound = self._server.sockets[0].getsockname()
         return str(bound[0]), int(bound[1])
+
+    async def _listen(self) -> asyncio.Server:
+        host, port = self._address.host, self._address.port
+        try:
+            return await self.loop.create_server(
+                self._new_connection,
+                host,
+                port,
+                backlog=BACKLOG,
+                reuse_address=True,
+                reuse_port=self._shares_port,
+            )
+        except OSError as error:
+            if error.errno is None and error.__cause__ is None:
+                # Python 3.13 passes over addresses that are not this machine's, and tells at the end without a number.
+                raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL)) from error
+            raise
 
     def stop_accepting(self) -> None:
         if self._server is not None:

@@ -68,6 +68,8 @@ class Refused:
 
     rejection: Rejection
     dialect: Dialect
+    route: Route | None = None
+    """Where the request was to go; None where its path names no provider."""
 
 
 @dataclass(slots=True, repr=False)
@@ -141,22 +143,26 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
         known = notes.auth
         if isinstance(known, _Known) and known.policy is policy:
             verdict = _judge(head, known, shared, now)
-            return Refused(verdict, known.route.dialect) if isinstance(verdict, Rejection) else verdict
+            return _refused(verdict, known.route) if isinstance(verdict, Rejection) else verdict
     credential = find_credential(head.headers, head.target)
     value = credential.value if isinstance(credential, Credential) else b""
     route = _find_route(head, policy, value)
     if isinstance(route, Refused):
         return route
     if isinstance(credential, Rejection):
-        return Refused(credential, route.dialect)
+        return _refused(credential, route)
     if credential is None:
-        return Refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route.dialect)
+        return _refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route)
     websocket = b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade")
     known = _Known(policy, credential, route, fingerprint(credential.value, shared.hash_key), websocket)
     if notes is not None:
         notes.auth = known
     verdict = _judge(head, known, shared, now)
-    return Refused(verdict, route.dialect) if isinstance(verdict, Rejection) else verdict
+    return _refused(verdict, route) if isinstance(verdict, Rejection) else verdict
+
+
+def _refused(rejection: Rejection, route: Route) -> Refused:
+    return Refused(rejection, route.dialect, route)
 
 
 _NO_CREDENTIAL = "No API key was given: send it as `Authorization: Bearer` or `x-api-key`."

@@ -19,6 +19,7 @@ from aigw_core.gateway import Cuttable
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
+from aigw_core.routing import Route
 from aigw_core.settlement import final_outcome, settle
 from aigw_core.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
 from aigw_core.stats import BYO, MANAGED, ExchangeLog
@@ -47,6 +48,7 @@ class ExchangeBase:
         "_pending_end",
         "_policy",
         "_record",
+        "_refused_route",
         "_reused",
         "_started_at",
         "_tries",
@@ -82,6 +84,8 @@ class ExchangeBase:
         self._authorized: Authorized | None = None
         self._admitted: Admitted | None = None
         self._dialect = _OPENAI
+        self._refused_route: Route | None = None
+        """Where a request was to go that was not authorized."""
         self._record: OpenRecord | None = None
         self._pending_end: tuple[Outcome, Rejection] | None = None
         self.attempt = last_attempt
@@ -246,7 +250,7 @@ class ExchangeBase:
 
     def _log(self, reason: str, now: float, detail: str = "") -> None:
         authorized, request, response = self._authorized, self.inbound, self.outbound
-        route = authorized.route if authorized is not None else None
+        route = authorized.route if authorized is not None else self._refused_route
         self.gateway.stats.failures.append(
             ExchangeLog(
                 id=self.id,

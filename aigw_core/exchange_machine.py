@@ -57,6 +57,7 @@ class ExchangeMachine(ExchangeBase):
         decision = authorize(head, self._policy, gateway, now)
         if isinstance(decision, Refused):
             self._dialect = decision.dialect
+            self._refused_route = decision.route
             self._reject_new(decision.rejection, now)
             return False
         self._authorized = decision

@@ -33,6 +33,7 @@ from typing import Any, Final, NoReturn, TypeVar
 from nats import errors
 from nats.aio.client import Client
 
+from aigw_anyio.connecting import describe
 from aigw_anyio.nats.options import NatsOptions
 from aigw_core.backoff import FIRST_SECS, LONGEST_SECS, SETTLED_SECS, Backoff
 from aigw_core.secrets import Secret
@@ -408,12 +409,18 @@ def reason_of(error: BaseException) -> str:
     elif isinstance(error, errors.NoServersError):
         text = "no server can be reached"
     elif isinstance(error, errors.Error):
-        text = str(error).removeprefix("nats: ").strip("'\" ") or type(error).__name__
+        text = _unquoted(str(error).removeprefix("nats: ").strip()) or type(error).__name__
     elif isinstance(error, OSError):
-        text = error.strerror or str(error) or type(error).__name__
+        # asyncio puts words of its own into ``strerror``, and has no number where it tried several addresses.
+        text = describe(error) if error.errno else str(error) or type(error).__name__
     else:
         text = type(error).__name__
     return text[:REASON_CHARS_MAX]
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes around the whole of it; those inside belong to what is quoted."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def _text(secret: Secret | None) -> str | None:

@@ -108,6 +108,7 @@ class DenyLink:
     ) -> None:
         """``answer_secs``: for one request, as the machine waits."""
         self._supervisor = supervisor
+        self._bucket = bucket
         self._stream = f"KV_{bucket}"
         self._prefix = f"$KV.{bucket}."
         self._inputs = inputs
@@ -115,6 +116,8 @@ class DenyLink:
         self._answer_secs = answer_secs
         self._heartbeat_secs = heartbeat_secs
         self._connection: _Connection | None = None
+        self._is_absent = False
+        """The bucket was not there when last looked for, and the log says so."""
 
     async def main(self) -> None:
         """Runs until cancelled."""
@@ -228,6 +231,12 @@ class DenyLink:
             state = None
         else:
             state = _stream_state(answer)
+        if state is None and not self._is_absent:
+            # A gateway that has never seen the bucket stays in one state, so that no change of it would tell.
+            _log.warning(
+                "there is no such bucket: `aigw deny put --create` makes it", extra={"fields": {"bucket": self._bucket}}
+            )
+        self._is_absent = state is None
         self._post(connection, lambda: self._inputs.stream_state(ticket, state))
 
     async def _open(self, connection: _Connection, command: OpenConsumer) -> None:

@@ -28,7 +28,7 @@ def alerts() -> str:
         for rule in group["rules"]:
             told = rule["annotations"]
             names = (code(rule["alert"]), rule["labels"]["severity"], rule.get("for", "at once"))
-            rows.append((*names, _without_templates(told["summary"]), told["action"]))
+            rows.append((*names, *(_without_templates(told[part]) for part in ("summary", "action"))))
     return table(("alert", "severity", "after", "it says", "do"), rows)
 
 

@@ -1,19 +1,22 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import pytest
-from anyio.abc import SocketStream, TaskGroup
+from anyio.abc import SocketStream, TaskGroup, TaskStatus
 from anyio.streams.stapled import MultiListener
 
 from aigw_anyio import httpd, lifecycle
 from aigw_anyio.lifecycle import Options, run_gateway
+from aigw_anyio.limits import out_of_files
 from aigw_anyio.settings import ListenAddr, Settings, load_settings
 from aigw_anyio.sinks import FactSink, StdoutSink
 from aigw_anyio.tls import TlsContexts
@@ -316,6 +319,27 @@ async def test_port_in_use(config: Path, tmp_path: Path, capsys: pytest.CaptureF
         assert run.code == 1
         err = capsys.readouterr().err
         assert err == f"aigw: {name}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+async def test_what_keeps_it_from_starting_is_told_once(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without file descriptors its end may fail as its start has; whoever called tells of that."""
+
+    class SinkWithoutFiles(StdoutSink):
+        async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+            try:
+                await super().run(task_status=task_status)
+            finally:
+                raise OSError(errno.EMFILE, "Too many open files")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        environ = {"AI_LISTEN_ADDR": f"127.0.0.1:{taken.getsockname()[1]}", "AI_METRICS_LISTEN": "127.0.0.1:0"}
+        settings, _ = load_settings(config=config, environ=environ)
+        with pytest.raises(BaseExceptionGroup) as raised:
+            await run_gateway(settings, FakePlane, Options("test", make_sink=lambda _: SinkWithoutFiles(1)))
+    assert out_of_files(raised.value)
+    assert capsys.readouterr().err == ""
 
 
 async def test_movable_ports_give_way(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from aigw_anyio import streamplane
 from aigw_anyio.channel import Channel
+from aigw_anyio.plane import FULL_TOLD_SECS
 from aigw_anyio.settings import load_settings
 from aigw_anyio.streamplane import StreamDataPlane
 from aigw_anyio.streams import StreamDriver
@@ -128,6 +129,18 @@ async def test_connections_beyond_the_limit_are_closed() -> None:
         while plane.connections:
             await anyio.sleep(0.001)
         assert await _answer(port)
+
+
+async def test_a_flood_of_connections_beyond_the_limit_is_told_once_in_a_while(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as (plane, _):
+        for at in (100.0, 100.1, 100.0 + FULL_TOLD_SECS - 0.1, 100.0 + FULL_TOLD_SECS):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(plane), "now", lambda _, at=at: at)
+                plane.note_full()
+    told = [record.__dict__["fields"] for record in caplog.records if "max_connections" in record.getMessage()]
+    assert told == [{"open": 0, "closed": 1}, {"open": 0, "closed": 3}]
 
 
 async def test_accepting_goes_on_when_descriptors_are_free_again(

@@ -17,7 +17,7 @@ from aigw_core.errors import LocalProtocolError
 from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.facts import Outcome
 from aigw_core.headers import Headers
-from aigw_core.messages import CHUNKED, Framing, Length, RequestHead, ResponseHead
+from aigw_core.messages import CHUNKED, Framing, HeadNotes, Length, RequestHead, ResponseHead
 from aigw_core.port import EffectPort
 from aigw_core.timers import Timers
 from tests.core.driver import CHAT, CHAT_STREAM, VIRTUAL_KEY, make_gateway
@@ -99,3 +99,34 @@ def test_the_log_of_a_refusal_says_what_was_answered() -> None:
     machine.request(unknown, b"", 0.0)
     (logged,) = gateway.stats.failures
     assert (logged.reason, logged.status, logged.upstream_status) == ("unknown_route", 404, None)
+    assert (logged.provider, logged.wire, logged.caller) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers", "reason", "provider", "wire"),
+    [
+        (b"/openai/v1/embeddings", [], "no_credential", "openai", "embeddings"),
+        (b"/groq/openai/v1/files", [(b"x-api-key", VIRTUAL_KEY)], "out_of_scope", "groq", "opaque"),
+        (b"/anthropic/v1/messages", [(b"x-api-key", b"bai_v1.1.x.y")], "bad_key", "anthropic", "messages"),
+        (
+            b"/xai/v1/responses",
+            [(b"x-api-key", VIRTUAL_KEY), (b"api-key", VIRTUAL_KEY + b"A")],
+            "conflicting_keys",
+            "xai",
+            "responses",
+        ),
+    ],
+)
+def test_the_log_of_a_refusal_says_where_the_request_was_to_go(
+    target: bytes, headers: list[tuple[bytes, bytes]], reason: str, provider: str, wire: str
+) -> None:
+    gateway = make_gateway()
+    head = RequestHead(b"POST", target, Headers.of(headers), Length(0))
+    head.notes = HeadNotes(False)
+    # Twice: what a repeated head said is remembered.
+    for _ in range(2):
+        machine = ExchangeMachine(gateway, EffectPort(), owner=None, timers=Timers(), last_attempt=0)
+        machine.request(head, b"", 0.0)
+    assert [(logged.reason, logged.provider, logged.wire, logged.caller) for logged in gateway.stats.failures] == [
+        (reason, provider, wire, None)
+    ] * 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,7 +232,7 @@ def test_the_image_runs_a_python_that_the_project_supports() -> None:
 
 def allowed_into_the_build() -> Iterator[Path]:
     """What the ignore file lets through, relative to the source tree."""
-    lines = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
     assert rules[-1] == "**/__pycache__"
@@ -277,6 +279,22 @@ def test_the_health_check_of_compose_is_a_program() -> None:
 
 
 # Kubernetes
+
+
+def test_the_manifest_fits_the_schemas_of_kubernetes(tmp_path: Path) -> None:
+    program = shutil.which("kubernetes-validate")
+    if program is None:
+        pytest.skip("kubernetes-validate is not installed: the manifest is read, and not held against the schemas")
+
+    def problems(manifest: Path) -> str:
+        done = subprocess.run([program, "--strict", manifest], capture_output=True, text=True, check=False, timeout=60)
+        assert "statefulset/aigw" in done.stdout + done.stderr
+        return "" if done.returncode == 0 else done.stdout + done.stderr
+
+    assert problems(KUBERNETES / "aigw.yaml") == ""
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text((KUBERNETES / "aigw.yaml").read_text().replace("readOnlyRootFilesystem", "readOnlyRootFileSystem"))
+    assert "readOnlyRootFileSystem" in problems(wrong)
 
 
 def test_objects_of_the_manifest() -> None:

@@ -147,6 +147,8 @@ def test_connections_beyond_the_limit_are_closed(backend: str, provider: Provide
                     assert client.read_answer().status == 200
                 with Client(limited) as third:
                     assert third.read_end()[0] == b""
+                told = json.loads(limited.wait_log("max_connections is reached"))
+                assert (told["level"], told["open"], told["closed"]) == ("warning", 2, 1)
                 first.send(call())
                 assert first.read_answer().status == 200
             wait_until(lambda: limited.metric("aigw_connections") == 1, "one has gone")

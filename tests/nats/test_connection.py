@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -388,8 +390,15 @@ def test_alternating_reasons_do_not_fill_the_log(caplog: pytest.LogCaptureFixtur
     ("error", "expected"),
     [
         (errors.Error("nats: 'Authorization Violation'"), "Authorization Violation"),
+        (
+            errors.Error('nats: permissions violation for publish to "a.b"'),
+            'permissions violation for publish to "a.b"',
+        ),
+        (errors.Error("nats: ''"), "Error"),
         (errors.TimeoutError(), "no answer in time"),
-        (OSError(111, "Connection refused"), "Connection refused"),
+        (OSError(errno.ECONNREFUSED, "Connect call failed ('127.0.0.1', 4222)"), "Connection refused"),
+        (OSError("Multiple exceptions: one, another"), "Multiple exceptions: one, another"),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
         (ValueError("the secret s3cret"), "ValueError"),
         (errors.Error("x" * 500), "x" * 200),
     ],
