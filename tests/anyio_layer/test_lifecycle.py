@@ -249,6 +249,7 @@ async def test_facts_that_nobody_takes_are_no_clean_stop(
             await run.start(tasks, writer)
             for number in range(200):
                 run.plane.sink.emit(numbered(record, number))
+            run.plane.sink.push()
             assert run.plane.sink.stats.buffered_bytes > 0
             send(signal.SIGTERM)
             await run.until_over()
