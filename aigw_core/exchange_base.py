@@ -65,9 +65,7 @@ class ExchangeBase:
         "timers",
     )
 
-    def __init__(
-        self, gateway: Gateway, port: Port, *, owner: Cuttable | None, timers: Timers, last_attempt: int
-    ) -> None:
+    def __init__(self, gateway: Gateway, port: Port, owner: Cuttable | None, timers: Timers, last_attempt: int) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
         self.gateway = gateway
         self.state: ExchangeState = states.NEW

@@ -44,7 +44,7 @@ def upstream_request_head(head: RequestHead, authorized: Authorized, policy: Pol
         same = known.head
         headers = Headers.lazy(partial(_with_length, known, framing.n))
         lines = b"%b%d%b" % (known.before, framing.n, known.after)
-        return RequestHead(same.method, same.target, headers, framing, lines=lines)
+        return RequestHead(same.method, same.target, headers, framing, False, None, lines)
     forwarded = _upstream_request_head(head, authorized, policy, framing)
     fields = forwarded.headers.fields
     at = [field[0] for field in fields].index(b"content-length")
@@ -154,7 +154,7 @@ def downstream_response_head(
         lines = head.headers.relayed_lines()
         if pool_key is None or not (pool_key in lines or pool_key in head.reason):
             headers = Headers.lazy(partial(_relayed_fields, head, own))
-            return ResponseHead(head.status, head.reason, headers, framing, lines=lines + own[3])
+            return ResponseHead(head.status, head.reason, headers, framing, False, lines + own[3])
     reason, fields = _relayed(head, dropped, pool_key)
     fields.append(own)
     return ResponseHead(head.status, reason, Headers(fields), framing)

@@ -13,7 +13,6 @@ The last one is empty where the field never crosses from one side to the other, 
 crosses of a head that needs no other change is then simply joined.
 """
 
-_NAME_AND_VALUE: Final = itemgetter(0, 2)
 _LINE: Final = itemgetter(3)
 _RELAYED_LINE: Final = itemgetter(4)
 
@@ -49,7 +48,7 @@ class Headers:
             return self.fields
         if name not in ("first", "repeated"):
             raise AttributeError(name)
-        self.first = dict(map(_NAME_AND_VALUE, reversed(self.fields)))
+        self.first = {field[0]: field[2] for field in reversed(self.fields)}
         self.repeated = len(self.first) != len(self.fields)
         return self.first if name == "first" else self.repeated
 
@@ -57,7 +56,7 @@ class Headers:
     def parsed(cls, fields: list[Field]) -> Headers:
         """With the index: whoever has read a head looks into it, and an empty slot costs an exception first."""
         headers = cls(fields)
-        headers.first = first = dict(map(_NAME_AND_VALUE, reversed(fields)))
+        headers.first = first = {field[0]: field[2] for field in reversed(fields)}
         headers.repeated = len(first) != len(fields)
         return headers
 

@@ -55,7 +55,7 @@ class RequestSide:
         self.collecting = False
         """Nothing may go upstream before the whole body has its verdict."""
         framing = head.framing
-        self.empty = isinstance(framing, NoBody) or (isinstance(framing, Length) and framing.n == 0)
+        self.empty = framing.n == 0 if isinstance(framing, Length) else isinstance(framing, NoBody)
         self._held: list[bytes] = []
 
     def judge_by(self, authorized: Authorized, policy: Policy, whole: bytes = b"") -> bool:

@@ -45,18 +45,18 @@ def open_record(fact_id: str, time: str, authorized: Authorized, gateway: Gatewa
     caller, route = authorized.caller, authorized.route
     assert caller is not None
     record = OpenRecord(
-        id=fact_id,
-        time=time,
-        tenant_id=caller.tenant_id,
-        vpc_id=caller.vpc_id,
-        key_id=caller.key_id,
-        kid=caller.kid,
-        provider=route.provider,
-        wire=route.wire,
-        endpoint=route.endpoint,
-        deny_revision=gateway.deny.revision,
-        deny_stale_ms=None if gateway.deny_confirmed_at is None else gateway.deny_stale_ms(now),
-        identity=authorized.identity,
+        fact_id,
+        time,
+        caller.tenant_id,
+        caller.vpc_id,
+        caller.key_id,
+        caller.kid,
+        route.provider,
+        route.wire,
+        route.endpoint,
+        gateway.deny.revision,
+        None if gateway.deny_confirmed_at is None else gateway.deny_stale_ms(now),
+        authorized.identity,
     )
     if record.identity is None:
         record.identity = authorized.identity = record.encode_identity()
