@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import select
 import stat
@@ -52,35 +53,65 @@ class FdWriter:
 class SharedFdWriter(FdWriter):
     """The same for lines on a descriptor that several processes write to: none begins within another's line.
 
-    Lines of up to SLICE bytes are whole even where their writer is killed; of a longer one a part may be left over.
+    Lines of up to SLICE bytes are whole even where their writer is killed. Of a longer one a part may be left over,
+    on a line of its own.
     """
 
-    __slots__ = ("_is_torn", "_lock_fd")
+    __slots__ = ("_is_torn", "_lock_fd", "_note")
 
     def __init__(self, fd: int, lock_fd: int) -> None:
         """``lock_fd``: of one file that all of them hold open. Raises OSError for a descriptor that is not open."""
         super().__init__(fd)
         self._lock_fd = lock_fd
         self._is_torn = False
+        os.ftruncate(lock_fd, 1)
+        self._note = mmap.mmap(lock_fd, 1)
+        """In the file: whether its holder is in the middle of a line. It may be killed there."""
 
     def write(self, data: bytes | bytearray) -> int:
         """As :class:`FdWriter`; ``data`` goes on after what was written before. 0 also while another process writes."""
-        if not (self._is_torn or self._lock()):
+        if not self._is_torn and not (self._lock() and self._end_torn_line()):
             return 0
-        written = 0
+        written, is_over = 0, False
         try:
             while written < len(data):
                 end = self._next_end(data, written)
+                if end - written > SLICE:
+                    self._note[0] = _TORN
                 taken = super().write(data[written:end])
                 written += taken
                 if written < end:
                     break
+        except BrokenPipeError:
+            # Nobody misses the rest of the line, and others are to see for themselves.
+            is_over = True
+            raise
         finally:
             if written:
                 self._is_torn = data[written - 1] != _NEWLINE
-            if not self._is_torn:
-                fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
+            if self._is_torn and not is_over:
+                self._note[0] = _TORN
+            else:
+                self._is_torn = False
+                self._unlock()
         return written
+
+    def _end_torn_line(self) -> bool:
+        """Of one who was killed in it. Whether the next line may begin; the lock is given back if not."""
+        if self._note[0] != _TORN:
+            return True
+        try:
+            is_ended = super().write(b"\n") == 1
+        except OSError:
+            self._unlock(is_torn=True)
+            raise
+        if not is_ended:
+            self._unlock(is_torn=True)
+        return is_ended
+
+    def _unlock(self, *, is_torn: bool = False) -> None:
+        self._note[0] = _TORN if is_torn else 0
+        fcntl.lockf(self._lock_fd, fcntl.LOCK_UN)
 
     def _lock(self) -> bool:
         try:
@@ -98,3 +129,4 @@ class SharedFdWriter(FdWriter):
 
 
 _NEWLINE: Final = 10
+_TORN: Final = 1

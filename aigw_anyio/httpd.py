@@ -88,10 +88,9 @@ async def listen(host: str, port: int) -> MultiListener[SocketStream]:
     return await anyio.create_tcp_listener(local_host=host, local_port=port)
 
 
-async def adopt(listening: socket.socket) -> MultiListener[SocketStream]:
-    """A listener that somebody else has made."""
-    listening.setblocking(False)
-    return MultiListener([await SocketListener.from_socket(listening)])
+async def adopt(listening: Sequence[socket.socket]) -> MultiListener[SocketStream]:
+    """A listener of sockets that somebody else has made."""
+    return MultiListener([await SocketListener.from_socket(sock) for sock in listening])
 
 
 def bound_address(listener: MultiListener[SocketStream]) -> tuple[str, int]:

@@ -7,7 +7,6 @@ import logging
 import mmap
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -30,6 +29,7 @@ from aigw_anyio.settings import ListenAddr, Settings, SettingsError, waits_for_r
 from aigw_anyio.settings.checks import max_connections
 from aigw_anyio.sinks import FactSink, SinkError
 from aigw_anyio.sinks.choice import make_sink
+from aigw_anyio.socketstream import bind_listeners
 from aigw_anyio.tls import TlsContexts, tls_contexts
 from aigw_core.gateway import Gateway
 from aigw_core.limiter import Limiter
@@ -69,8 +69,8 @@ class StartError(Exception):
 class Inherited:
     """What a process has from the one that forked it, and that others may have too."""
 
-    admin_socket: socket.socket
-    """The listener of its admin pages, in place of ``metrics_listen``."""
+    admin_address: ListenAddr
+    """Of its admin pages, in place of ``metrics_listen``."""
     limiter_buffer: mmap.mmap
     hash_key: bytes
 
@@ -182,7 +182,7 @@ class _Process:
             settle_heap()
         if self._options.inherited is None:
             logs.say(listening_line(data_address, admin_address))
-        self._status = f"serving on {data_address}, admin on {admin_address}"
+        self._status = serving_status(data_address, admin_address)
         self._options.notifier.ready(self._status)
         tasks.start_soon(self._options.notifier.watch)
         if self._options.announce is not None:
@@ -190,7 +190,7 @@ class _Process:
 
     async def _bind_admin(self) -> tuple[MultiListener[SocketStream], ListenAddr]:
         if self._options.inherited is not None:
-            listener = await httpd.adopt(self._options.inherited.admin_socket)
+            listener = await httpd.adopt(bind_listeners(*self._options.inherited.admin_address, reuse_port=True))
             return listener, ListenAddr(*httpd.bound_address(listener))
         wanted = self._settings.metrics_listen
         try:
@@ -336,6 +336,11 @@ class _Process:
 def listening_line(data: ListenAddr, admin: ListenAddr) -> str:
     """What is said once the gateway serves, in every log format."""
     return f"listening data={data} admin={admin}"
+
+
+def serving_status(data: ListenAddr, admin: ListenAddr) -> str:
+    """What the service manager shows."""
+    return f"serving on {data}, admin on {admin}"
 
 
 def _read_again(reload: Reload) -> tuple[Settings, list[str], TlsContexts]:

@@ -118,6 +118,19 @@ def bind_listeners(host: str, port: int, *, reuse_port: bool = False) -> list[so
 
     ``reuse_port``: other processes listen there too, and the kernel spreads connections over all of them.
     """
+    bound = bind_sockets(host, port, reuse_port=reuse_port)
+    try:
+        for sock in bound:
+            sock.listen(sockets.BACKLOG)
+    except BaseException:
+        for sock in bound:
+            sock.close()
+        raise
+    return bound
+
+
+def bind_sockets(host: str, port: int, *, reuse_port: bool) -> list[socket.socket]:
+    """The same, before they listen. Raises OSError."""
     infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     listeners: list[socket.socket] = []
     try:
@@ -132,7 +145,6 @@ def bind_listeners(host: str, port: int, *, reuse_port: bool = False) -> list[so
             bound = listeners[0].getsockname()[1] if len(listeners) > 1 else port
             sock.bind((address[0], bound, *address[2:]))
             sock.setblocking(False)
-            sock.listen(sockets.BACKLOG)
     except BaseException:
         for sock in listeners:
             sock.close()

@@ -127,7 +127,7 @@ STREAMS = _gauge("aigw_streams", "Exchanges whose answer is on its way to the ca
 CONNECTIONS_ACCEPTED = _counter("aigw_connections_accepted_total", "Downstream connections accepted.")
 CONNECTIONS = _gauge("aigw_connections", "Downstream connections that are open.")
 CONNECTIONS_MAX = _gauge("aigw_connections_max", "Downstream connections that may be open at a time.")
-DRAINING = _gauge("aigw_draining", "1 while the gateway finishes its exchanges before it stops.", merge=Merge.MAX)
+DRAINING = _gauge("aigw_draining", "1 while the gateway finishes its exchanges before it stops.", merge=Merge.MIN)
 
 # Providers
 

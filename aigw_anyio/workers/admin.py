@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import anyio
@@ -17,12 +17,15 @@ from prometheus_client.registry import Collector
 
 from aigw_anyio import httpd
 from aigw_anyio.admin import Row, serve_admin
+from aigw_anyio.settings import ListenAddr
 from aigw_anyio.workers.link import LinkNotifier
 from aigw_anyio.workers.merge import Merger
 from aigw_anyio.workers.readiness import Readiness
 
-ASK_SECS: Final = 2.0
-"""For a worker to answer: it is on the same machine, and a turn of its loop takes milliseconds."""
+METRICS_SECS: Final = 2.0
+"""For a worker to write its metrics: it is on the same machine, and a turn of its loop takes milliseconds."""
+READY_SECS: Final = 0.5
+"""For a worker to say whether it is ready: a probe is asked within a second or two, and one that hangs is not."""
 
 _log = logging.getLogger("aigw.workers")
 
@@ -30,32 +33,32 @@ _log = logging.getLogger("aigw.workers")
 class Workers:
     """What each worker says of itself."""
 
-    def __init__(self, ports: Sequence[int]) -> None:
-        self._ports = ports
+    def __init__(self, addresses: Sequence[ListenAddr]) -> None:
+        self._addresses = addresses
         self._pool = httpcore.AsyncConnectionPool()
 
     @property
     def count(self) -> int:
-        return len(self._ports)
+        return len(self._addresses)
 
-    async def ask(self, path: str) -> list[bytes | None]:
-        """The bodies of their answers, whatever the status; None of a worker that gives none in time."""
-        bodies: list[bytes | None] = [None] * len(self._ports)
+    async def ask(self, path: str, within_secs: float) -> list[bytes | None]:
+        """The bodies of their answers; None of a worker that gives none in time, or another one than it should."""
+        bodies: list[bytes | None] = [None] * len(self._addresses)
 
-        async def ask_one(worker: int, port: int) -> None:
-            timeout = dict.fromkeys(("connect", "read", "write", "pool"), ASK_SECS)
+        async def ask_one(worker: int, address: ListenAddr) -> None:
+            timeout = dict.fromkeys(("connect", "read", "write", "pool"), within_secs)
             try:
-                with anyio.move_on_after(ASK_SECS):
-                    response = await self._pool.request(
-                        "GET", f"http://127.0.0.1:{port}{path}", extensions={"timeout": timeout}
-                    )
-                    bodies[worker] = response.content
+                with anyio.move_on_after(within_secs):
+                    url = f"http://{address}{path}"
+                    response = await self._pool.request("GET", url, extensions={"timeout": timeout})
+                    if response.status in (200, 503):
+                        bodies[worker] = response.content
             except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
                 _log.debug("a worker does not answer", extra={"fields": {"of": worker, "error": str(error)}})
 
         async with anyio.create_task_group() as tasks:
-            for worker, port in enumerate(self._ports):
-                tasks.start_soon(ask_one, worker, port)
+            for worker, address in enumerate(self._addresses):
+                tasks.start_soon(ask_one, worker, address)
         return bodies
 
     async def aclose(self) -> None:
@@ -65,18 +68,23 @@ class Workers:
 class PagesOfAll:
     """Implements :class:`aigw_anyio.admin.AdminPages` for several workers."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, have_all_listened: Callable[[], bool]) -> None:
+        """``have_all_listened``: as for :class:`Readiness`."""
         self._workers = workers
         self._merger = Merger(workers.count)
-        self._readiness = Readiness(workers.count)
+        self._readiness = Readiness(workers.count, have_all_listened)
+        self._scraping = anyio.Lock()
 
     async def metrics_page(self, accept: str, /) -> tuple[str, bytes]:
-        texts = [body.decode() if body is not None else None for body in await self._workers.ask("/metrics")]
-        encode, content_type = choose_encoder(accept)
-        return content_type, encode(_Scrape(self._merger.merge(texts)))
+        # One after the other: who was asked earlier would be taken for a process that follows.
+        async with self._scraping:
+            bodies = await self._workers.ask("/metrics", METRICS_SECS)
+            texts = [body.decode() if body is not None else None for body in bodies]
+            encode, content_type = choose_encoder(accept)
+            return content_type, encode(_Scrape(self._merger.merge(texts)))
 
     async def ready_page(self) -> tuple[int, Row]:
-        bodies = await self._workers.ask("/readyz")
+        bodies = await self._workers.ask("/readyz", READY_SECS)
         return self._readiness.judge([json.loads(body) if body is not None else None for body in bodies])
 
 
@@ -90,15 +98,23 @@ class _Scrape(Collector):
         return self._metrics
 
 
-async def serve_for_all(listening: socket.socket, ports: Sequence[int], notifier: LinkNotifier) -> None:
+async def serve_for_all(
+    listening: Sequence[socket.socket],
+    addresses: Sequence[ListenAddr],
+    notifier: LinkNotifier,
+    have_all_listened: Callable[[], bool],
+) -> None:
     """Serves until it is cancelled, or told by a signal to stop."""
-    workers = Workers(ports)
-    with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+    workers = Workers(addresses)
+    pages = PagesOfAll(workers, have_all_listened)
+    # A reload is for the workers, and no reason to end.
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:
-            await tasks.start(serve_admin, await httpd.adopt(listening), PagesOfAll(workers))
+            await tasks.start(serve_admin, await httpd.adopt(listening), pages)
             tasks.start_soon(notifier.watch)
             notifier.ready("")
-            async for _ in signals:
-                tasks.cancel_scope.cancel()
-                break
+            async for received in signals:
+                if received == signal.SIGTERM:
+                    tasks.cancel_scope.cancel()
+                    break
     await workers.aclose()

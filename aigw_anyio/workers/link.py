@@ -1,6 +1,7 @@
 """What a child process and its supervisor say to each other: one byte a message, over a pair of sockets.
 
-The child's end reports; the supervisor's end says nothing, but its end is the end of the supervisor.
+The child's end reports. The supervisor says one thing only, by the end of what it sends: drain. It says so on
+purpose, and when it is gone.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ READY: Final = b"r"
 ALIVE: Final = b"a"
 ALIVE_SECS: Final = 1.0
 """Between two signs of life."""
+SIGNAL_SECS: Final = 0.1
+"""Who is told to drain may be told by a signal as well, at the same time; it has seen that by then."""
 
 
 class LinkNotifier(Notifier):
@@ -27,22 +30,29 @@ class LinkNotifier(Notifier):
     def __init__(self, link: socket.socket) -> None:
         super().__init__()
         self._link = link
+        self._is_stopping = False
         link.setblocking(False)
 
     def ready(self, status: str) -> None:  # noqa: ARG002  # the supervisor has a status of its own
         self._report(READY)
 
+    def stopping(self, status: str, within_secs: float) -> None:  # noqa: ARG002  # that one, too, has its own
+        self._is_stopping = True
+
     async def watch(self) -> None:
-        """Gives signs of life, and drains this process as SIGTERM does once the supervisor is gone."""
+        """Gives signs of life, and drains this process as SIGTERM does once the supervisor says so, or is gone."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._leave_with_supervisor)
+            tasks.start_soon(self._drain_when_told)
             while True:
                 self._report(ALIVE)
                 await anyio.sleep(ALIVE_SECS)
 
-    async def _leave_with_supervisor(self) -> None:
+    async def _drain_when_told(self) -> None:
         await anyio.wait_readable(self._link)
-        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep(SIGNAL_SECS)
+        # To a process that drains already a signal more says: at once.
+        if not self._is_stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _report(self, message: bytes) -> None:
         # A supervisor that is gone or slow is no reason to stop serving.

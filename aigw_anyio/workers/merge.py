@@ -42,33 +42,35 @@ class Merger:
         self._last: list[Counted] = [{} for _ in range(workers)]
         self._started: list[float | None] = [None] * workers
         self._gone: Counted = {}
+        self._shapes: dict[str, tuple[str, str]] = {}
+        """Of each family, what it is for and its type: counters stand there also while nobody answers."""
 
     def merge(self, texts: list[str | None]) -> Iterator[Metric]:
         """``texts``: by worker, what each exposes in text format 0.0.4; None of one that is silent."""
-        shapes: dict[str, Metric] = {}
         gauges: Gauged = {}
         for worker, text in enumerate(texts):
             if text is not None:
-                self._take(worker, text, shapes, gauges)
+                self._take(worker, text, gauges)
         totals: Counted = {}
         for counted in (self._gone, *self._last):
             _add(totals, counted)
-        for name, shape in shapes.items():
+        for name, (text, kind) in self._shapes.items():
             if name in _OWN:
                 continue
-            if shape.type == "gauge":
-                yield _merged_gauge(shape, gauges[name])
+            shape = Metric(name, text, kind)
+            if kind == "gauge":
+                yield _merged_gauge(shape, gauges.get(name, {}))
             else:
                 yield _filled(shape, totals.get(name, {}))
         yield f.WORKERS.one(len(texts))
         yield f.WORKERS_UP.one(sum(text is not None for text in texts))
         yield f.WORKER_RESTARTS.one(self.restarts)
 
-    def _take(self, worker: int, text: str, shapes: dict[str, Metric], gauges: Gauged) -> None:
+    def _take(self, worker: int, text: str, gauges: Gauged) -> None:
         counted: Counted = {}
         started = None
         for metric in text_string_to_metric_families(text):
-            shapes.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            self._shapes.setdefault(metric.name, (metric.documentation, metric.type))
             for sample in metric.samples:
                 series = sample.name, tuple(sample.labels.items())
                 if metric.type != "gauge":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 DENY_WORST_FIRST: Final = ("cold", "seeding", "reconnecting", "live", "none")
@@ -14,8 +14,10 @@ Row = Mapping[str, Any]
 class Readiness:
     """From the start on, until every worker has been ready: ``starting``. Later one that serves is enough."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, have_all_listened: Callable[[], bool]) -> None:
+        """``have_all_listened``: since then nobody waits any more for one that is gone."""
         self._waits_for = set(range(workers))
+        self._have_all_listened = have_all_listened
 
     def judge(self, rows: Sequence[Row | None]) -> tuple[int, Row]:
         """HTTP status and body; None of a worker that does not answer."""
@@ -23,10 +25,11 @@ class Readiness:
         words = [row["status"] for row in said]
         serving = [worker for worker, row in enumerate(rows) if row is not None and row["status"] in ("ok", "degraded")]
         self._waits_for.difference_update(serving)
+        waits = any(self._is_awaited(rows[worker]) for worker in self._waits_for)
         status = 200
-        if "draining" in words:
+        if "draining" in words and not serving:
             status, word = 503, "draining"
-        elif not serving or self._waits_for:
+        elif not serving or waits:
             status, word = 503, "starting"
         else:
             word = "ok" if words == ["ok"] * len(rows) else "degraded"
@@ -38,3 +41,7 @@ class Readiness:
             "deny_revision": min(revisions, default=None),
             "workers": {"ready": len(serving), "of": len(rows)},
         }
+
+    def _is_awaited(self, row: Row | None) -> bool:
+        """Of one that has not been ready yet."""
+        return row["status"] == "starting" if row is not None else not self._have_all_listened()

@@ -8,12 +8,13 @@ from functools import partial
 
 import anyio
 
-from aigw_anyio import logs, sockets
-from aigw_anyio.lifecycle import EXIT_FAILED, EXIT_OK, Options, Reload, cannot_listen, listening_line
+from aigw_anyio import logs
+from aigw_anyio.lifecycle import EXIT_FAILED, EXIT_OK, Options, Reload, cannot_listen, listening_line, serving_status
 from aigw_anyio.settings import ListenAddr, Settings
+from aigw_anyio.socketstream import bind_listeners
 from aigw_anyio.workers.admin import serve_for_all
 from aigw_anyio.workers.link import LinkNotifier
-from aigw_anyio.workers.shared import Shared, bind_one, make_shared
+from aigw_anyio.workers.shared import Shared, make_shared
 from aigw_anyio.workers.slot import SlotTiming
 from aigw_anyio.workers.supervisor import Body, Supervisor
 from aigw_anyio.workers.worker import RunGateway, run_worker
@@ -30,21 +31,24 @@ def run_workers(
     with contextlib.ExitStack() as owned:
         name, address = "metrics_listen", settings.metrics_listen
         try:
-            admin = owned.enter_context(bind_one(address))
-            admin.listen(sockets.BACKLOG)
+            admin = [owned.enter_context(sock) for sock in bind_listeners(*address)]
             name, address = "listen_addr", settings.listen_addr
             shared = make_shared(settings.workers, address, admin, owned)
         except OSError as error:
             logs.say(f"aigw: {cannot_listen(name, address, error)}")
             return EXIT_FAILED
         workers: list[Body] = [partial(_worker, run, options, shared, n) for n in range(settings.workers)]
+        addresses = _bound(shared.held_ports[0]), _bound(admin[0])
         supervisor = Supervisor(
             settings,
             workers,
             partial(_admin, shared),
             load,
             notifier=options.notifier,
-            announcement=listening_line(_bound(shared.held_port), _bound(admin)),
+            announcement=listening_line(*addresses),
+            status=serving_status(*addresses),
+            all_listen=shared.note_all_listen,
+            release_ports=shared.release_ports,
             timing=timing,
         )
         return supervisor.run()
@@ -53,12 +57,15 @@ def run_workers(
 def _worker(
     run: RunGateway, options: Options, shared: Shared, worker: int, settings: Settings, link: socket.socket
 ) -> int:
+    shared.release_sockets()
     return run_worker(run, settings, options, shared, worker, link)
 
 
 def _admin(shared: Shared, _: Settings, link: socket.socket) -> int:
     logs.label(worker="admin")
-    anyio.run(serve_for_all, shared.admin_socket, shared.worker_ports, LinkNotifier(link))
+    shared.release_ports()
+    notifier = LinkNotifier(link)
+    anyio.run(serve_for_all, shared.admin_sockets, shared.worker_admins, notifier, shared.have_all_listened)
     return EXIT_OK
 
 

@@ -8,9 +8,13 @@ import os
 import socket
 import tempfile
 from dataclasses import dataclass
+from typing import Final
 
 from aigw_anyio.settings import ListenAddr
+from aigw_anyio.socketstream import bind_listeners, bind_sockets
 from aigw_core.limiter import Limiter
+
+_LOOPBACK: Final = ListenAddr("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,69 +23,76 @@ class Shared:
 
     data_address: ListenAddr
     """With the port that was chosen where any would do."""
-    admin_socket: socket.socket
-    """The listener of ``metrics_listen``."""
-    worker_admins: tuple[socket.socket, ...]
-    """Listeners on loopback, one for each worker: what it tells of itself alone."""
-    held_port: socket.socket
-    """Bound and never listening: nobody else can take the port while no worker listens."""
+    worker_admins: tuple[ListenAddr, ...]
+    """On loopback, one for each worker: where it tells of itself alone."""
+    admin_sockets: tuple[socket.socket, ...]
+    """The listener of ``metrics_listen``, for who tells of all."""
+    held_ports: tuple[socket.socket, ...]
+    """Bound and never listening: nobody else can take a port while no worker listens there."""
+    listened: mmap.mmap
+    """One byte: whether every worker has listened."""
     limiter_buffer: mmap.mmap
     hash_key: bytes
     """Under which credentials are counted; one key, or each worker would count in other places."""
     output_lock: int
     """A file that whoever writes to standard output locks."""
 
-    @property
-    def worker_ports(self) -> tuple[int, ...]:
-        return tuple(admin.getsockname()[1] for admin in self.worker_admins)
+    def note_all_listen(self) -> None:
+        self.listened[0] = 1
+
+    def have_all_listened(self) -> bool:
+        return self.listened[0] == 1
+
+    def release_ports(self) -> None:
+        """In this process: what others hold, or listen on, is not kept from who comes after them."""
+        for sock in self.held_ports:
+            sock.close()
+
+    def release_sockets(self) -> None:
+        """The same, and the listener of ``metrics_listen`` too."""
+        self.release_ports()
+        for sock in self.admin_sockets:
+            sock.close()
 
 
-def make_shared(workers: int, data: ListenAddr, admin_socket: socket.socket, owned: contextlib.ExitStack) -> Shared:
+def make_shared(
+    workers: int, data: ListenAddr, admin_sockets: list[socket.socket], owned: contextlib.ExitStack
+) -> Shared:
     """``owned`` closes all of it. Raises OSError where the data port is taken.
 
     By whomever: without a check a second gateway would share it.
     """
-    held = owned.enter_context(_hold_port(data))
-    buffer = owned.enter_context(mmap.mmap(-1, Limiter.buffer_size()))
+    data_held = _hold_port(data, owned)
+    admins = [_hold_port(_LOOPBACK, owned) for _ in range(workers)]
+    listened, buffer = (owned.enter_context(mmap.mmap(-1, size)) for size in (1, Limiter.buffer_size()))
     output_lock = _lock_file()
     owned.callback(os.close, output_lock)
     return Shared(
-        data_address=ListenAddr(data.host, held.getsockname()[1]),
-        admin_socket=admin_socket,
-        worker_admins=tuple(owned.enter_context(_loopback_listener()) for _ in range(workers)),
-        held_port=held,
+        data_address=ListenAddr(data.host, _port(data_held)),
+        worker_admins=tuple(ListenAddr(_LOOPBACK.host, _port(held)) for held in admins),
+        admin_sockets=tuple(admin_sockets),
+        held_ports=tuple(sock for held in (data_held, *admins) for sock in held),
+        listened=listened,
         limiter_buffer=buffer,
         hash_key=os.urandom(32),
         output_lock=output_lock,
     )
 
 
-def bind_one(address: ListenAddr, *, reuse_port: bool = False) -> socket.socket:
-    """A socket bound to the first address of the host. Raises OSError."""
-    infos = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, kind, protocol, _, target = infos[0]
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if reuse_port:
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind(target)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
-
-
-def _hold_port(address: ListenAddr) -> socket.socket:
+def _hold_port(address: ListenAddr, owned: contextlib.ExitStack) -> list[socket.socket]:
     # Who asks for SO_REUSEPORT is never told that others listen already.
-    with bind_one(address) as probe:
-        probe.listen(1)
-        port = probe.getsockname()[1]
-    return bind_one(ListenAddr(address.host, port), reuse_port=True)
+    with contextlib.ExitStack() as probes:
+        listening = [probes.enter_context(sock) for sock in bind_listeners(*address)]
+        port = _port(listening)
+    held = [owned.enter_context(sock) for sock in bind_sockets(address.host, port, reuse_port=True)]
+    for sock in held:
+        # With it others could listen there all the same, since this socket does not.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    return held
 
 
-def _loopback_listener() -> socket.socket:
-    return socket.create_server(("127.0.0.1", 0))
+def _port(bound: list[socket.socket]) -> int:
+    return int(bound[0].getsockname()[1])
 
 
 def _lock_file() -> int:

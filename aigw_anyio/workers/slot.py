@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 RETRY_FIRST_SECS: Final = 0.5
+"""Until the place of one that has died is taken: most have died of something that does not come again at once."""
 RETRY_LONGEST_SECS: Final = 30.0
+"""Between starts that fail again and again: seldom enough to cost nothing, often enough not to wait for an operator."""
 SETTLED_SECS: Final = 60.0
 """Of running, after which a death is not counted together with those before it."""
 SILENCE_SECS: Final = 30.0

@@ -13,6 +13,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -21,7 +22,7 @@ from typing import Final, NoReturn
 from aigw_anyio import logs
 from aigw_anyio.lifecycle import EXIT_FAILED, EXIT_OK, STOP_SLACK_SECS, Reload
 from aigw_anyio.notify import WATCHDOG_SHARE, Notifier
-from aigw_anyio.settings import Settings, SettingsError, restartable
+from aigw_anyio.settings import Settings, SettingsError, restartable, waits_for_restart
 from aigw_anyio.workers.link import READY
 from aigw_anyio.workers.slot import Slot, SlotTiming
 
@@ -63,18 +64,24 @@ class Supervisor:
         *,
         notifier: Notifier,
         announcement: str,
+        status: str,
+        all_listen: Callable[[], None],
+        release_ports: Callable[[], None],
         timing: SlotTiming | None = None,
     ) -> None:
-        """``announcement``: said once everybody is ready for the first time."""
+        """``announcement``: said once everybody is ready for the first time, and then ``all_listen`` is called.
+        ``release_ports``: called when the end begins. ``status``: what the service manager shows while all serve."""
         now = time.monotonic()
         self._settings = self._started_with = settings
         self._load = load
         self._notifier = notifier
-        self._announcement = announcement
+        self._announcement, self._status = announcement, status
+        self._all_listen, self._release_ports = all_listen, release_ports
         self._workers = [Child(f"worker {n}", body, Slot(timing)) for n, body in enumerate(workers)]
         self._children = [*self._workers, Child("admin", admin, Slot(timing))]
         self._selector = selectors.DefaultSelector()
         self._wakeup, self._wakeup_end = socket.socketpair()
+        self._signalled: deque[int] = deque()
         self._is_begun = False
         """The first worker has been ready, so the settings are good for all of them."""
         self._is_announced = False
@@ -101,7 +108,7 @@ class Supervisor:
     def _signals(self) -> Iterator[None]:
         for end in (self._wakeup, self._wakeup_end):
             end.setblocking(False)
-        before = {number: signal.signal(number, _noted) for number in _SIGNALS}
+        before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         fd = signal.set_wakeup_fd(self._wakeup_end.fileno(), warn_on_full_buffer=False)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         try:
@@ -116,12 +123,24 @@ class Supervisor:
 
     def _wait(self, now: float) -> None:
         due = [child.slot.start_at for child in self._children if child.slot.start_at is not None]
-        for key, _ in self._selector.select(max(0.0, min([now + LOOK_SECS, *due]) - now)):
+        for key, _ in self._selector.select(max(0.0, min([now + self._look_secs, *due]) - now)):
+            # What came before may have ended this one, and its link.
             if key.fileobj is self._wakeup:
-                for number in self._wakeup.recv(4096):
-                    self._received(signal.Signals(number))
-            else:
+                self._wakeup.recv(4096)
+            elif key.fileobj is key.data.link:
                 self._read(key.data)
+        while self._signalled:
+            self._received(signal.Signals(self._signalled.popleft()))
+
+    def _note(self, number: int, _: FrameType | None, /) -> None:
+        """The wakeup descriptor only wakes: what it has no room for is lost."""
+        if number not in self._signalled or number in _STOP_SIGNALS:
+            self._signalled.append(number)
+
+    @property
+    def _look_secs(self) -> float:
+        period = self._notifier.watchdog_secs
+        return LOOK_SECS if period is None else min(LOOK_SECS, period * WATCHDOG_SHARE)
 
     def _received(self, number: signal.Signals) -> None:
         if number in _STOP_SIGNALS:
@@ -148,6 +167,8 @@ class Supervisor:
 
     def _is_ready(self, child: Child) -> None:
         child.slot.is_ready = True
+        if self._is_stopping:
+            return
         if child.is_outdated and child.slot.pid is not None:
             os.kill(child.slot.pid, signal.SIGHUP)
         child.is_outdated = False
@@ -157,8 +178,9 @@ class Supervisor:
                 other.slot.start_at = time.monotonic()
         elif not self._is_announced and all(each.slot.is_ready for each in self._children):
             self._is_announced = True
+            self._all_listen()
             logs.say(self._announcement)
-            self._notifier.ready(self._announcement)
+            self._notifier.ready(self._status)
 
     # Looking after everybody
 
@@ -175,13 +197,16 @@ class Supervisor:
                 os.kill(pid, signal.SIGKILL)
             elif start_at is not None and now >= start_at:
                 self._start(child)
-        period = self._notifier.watchdog_secs
-        if period is not None and now - self._watched_at >= min(LOOK_SECS, period * WATCHDOG_SHARE) / 2:
+        if self._notifier.watchdog_secs is not None and now - self._watched_at >= self._look_secs / 2:
             self._watched_at = now
             self._notifier.alive()
 
     def _start(self, child: Child) -> None:
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            self._died(child, error.strerror or "no link")
+            return
         # No signal may come between the fork and the child's own handlers.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
@@ -236,11 +261,13 @@ class Supervisor:
         if self._is_stopping:
             child.slot.ended()
             # Who was told to stop before it could listen to signals has nothing to lose.
-            is_clean = code == EXIT_OK or (code == -signal.SIGTERM and not was_ready)
+            is_clean = code == EXIT_OK or (-code in _STOP_SIGNALS and not was_ready)
             if child in self._workers and not is_clean:
                 self._code = EXIT_FAILED
         elif not self._is_begun:
-            # It has said why.
+            # It has said why, if it could.
+            if code < 0:
+                logs.say(f"aigw: {child.name} was ended by {signal.Signals(-code).name} before it was ready")
             child.slot.ended()
             self._code, self._is_stopping = (code if code > 0 else EXIT_FAILED), True
         else:
@@ -260,7 +287,9 @@ class Supervisor:
     # Reload and stop
 
     def _reload(self) -> None:
-        self._notifier.reloading()
+        # A reload must not make a service ready that starts yet.
+        if self._is_announced:
+            self._notifier.reloading()
         try:
             settings, warnings = self._load()
         except SettingsError as error:
@@ -271,24 +300,40 @@ class Supervisor:
             logs.configure(settings.log_format, settings.log_level)
             for warning in warnings:
                 _log.warning("%s", warning)
+            waiting = waits_for_restart(self._started_with, settings)
+            if waiting:
+                _log.warning("settings that take a restart have changed: %s", ", ".join(waiting))
             for child in self._workers:
                 if child.slot.is_ready and child.slot.pid is not None:
                     os.kill(child.slot.pid, signal.SIGHUP)
                 else:
                     child.is_outdated = True
-        self._notifier.ready(self._announcement)
+        if self._is_announced:
+            self._notifier.ready(self._status)
 
     def _stop(self, number: signal.Signals) -> None:
-        if not self._is_stopping:
+        is_first = not self._is_stopping
+        if is_first:
             self._is_stopping = True
             _log.info("draining", extra={"fields": {"signal": number.name}})
             settings = self._settings
             longest = settings.shutdown_delay_secs + settings.shutdown_grace_secs + STOP_SLACK_SECS
             self._notifier.stopping("draining", longest)
+            # Whoever takes over may listen as soon as the workers do not.
+            self._release_ports()
         for child in self._workers:
             child.slot.start_at = None
-            if child.slot.pid is not None:
-                os.kill(child.slot.pid, signal.SIGTERM)
+            pid, link = child.slot.pid, child.link
+            if pid is None:
+                continue
+            if is_first and child.slot.is_ready and link is not None:
+                # A signal would cut what a worker finishes that was told to drain by somebody else.
+                with contextlib.suppress(OSError):
+                    link.shutdown(socket.SHUT_WR)
+            else:
+                # Two signals, which never become one: whatever the worker has heard so far, it ends at once.
+                for each in _STOP_SIGNALS[: 1 if is_first else 2]:
+                    os.kill(pid, each)
 
     def _end_admin(self) -> None:
         """Last, since it is asked how the drain goes on."""
@@ -297,7 +342,3 @@ class Supervisor:
             os.kill(admin.slot.pid, signal.SIGKILL)
             os.waitpid(admin.slot.pid, 0)
             self._unlink(admin)
-
-
-def _noted(number: int, frame: FrameType | None) -> None:
-    """The wakeup descriptor has it."""

@@ -9,7 +9,7 @@ from functools import partial
 
 from aigw_anyio import logs
 from aigw_anyio.lifecycle import Inherited, Options, Reload
-from aigw_anyio.settings import Settings
+from aigw_anyio.settings import Settings, restartable
 from aigw_anyio.sinks.choice import make_sink
 from aigw_anyio.workers.link import LinkNotifier
 from aigw_anyio.workers.shared import Shared
@@ -24,11 +24,12 @@ def run_worker(
     """``options`` are those of a gateway of one process. Returns the exit code."""
     logs.label(worker=worker)
     own = partial(settings_of, worker=worker, shared=shared)
+    reload = partial(_reload, options.reload, settings, own) if options.reload is not None else None
     return run(
         own(settings),
         dataclasses.replace(
             options,
-            reload=partial(_reload, options.reload, own) if options.reload is not None else None,
+            reload=reload,
             notifier=LinkNotifier(link),
             make_sink=partial(make_sink, worker=worker, output_lock=shared.output_lock),
             inherited=Inherited(shared.worker_admins[worker], shared.limiter_buffer, shared.hash_key),
@@ -44,7 +45,7 @@ def settings_of(settings: Settings, worker: int, shared: Shared) -> Settings:
     return settings.model_copy(update={"listen_addr": shared.data_address, "snapshot_path": path})
 
 
-def _reload(load: Reload, own: Callable[[Settings], Settings]) -> tuple[Settings, list[str]]:
+def _reload(load: Reload, started_with: Settings, own: Callable[[Settings], Settings]) -> tuple[Settings, list[str]]:
     settings, _ = load()
-    # The supervisor has told of the warnings.
-    return own(settings), []
+    # The supervisor has told of the warnings, and of what takes a restart.
+    return own(restartable(started_with, settings)), []

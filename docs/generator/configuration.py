@@ -66,7 +66,7 @@ MEANINGS: Final = {
     "idle_timeout_secs": "An idle upstream connection; a provider's `Keep-Alive: timeout` shortens it",
     "shutdown_delay_secs": "After SIGTERM: connections are still accepted, readiness already fails",
     "shutdown_grace_secs": "After that: running exchanges may finish",
-    "workers": "Processes that share the port, each on one core",
+    "workers": "Processes that share the port, each on one core. Limits hold for all of them, sizes and connections for each",
     "log_format": "Of stderr: JSON lines, or text; `auto` is text on a terminal. Facts on stdout are JSON always",
     "log_level": "The least severe record that is written",
     "access_log": "One line for every exchange, not only for those that failed, whatever `log_level` is",

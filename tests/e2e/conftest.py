@@ -95,3 +95,9 @@ def draining(backend: str, fleet: Fleet) -> Gateway:
 def denied(backend: str, fleet: Fleet) -> Gateway:
     """Some tenants are cut off."""
     return fleet.get(backend, "denied")
+
+
+@pytest.fixture
+def many(backend: str, fleet: Fleet) -> Gateway:
+    """Two workers, no rate limit."""
+    return fleet.get(backend, "many")

@@ -31,6 +31,10 @@ CONFIGURATIONS: Final[dict[str, dict[str, str]]] = {
     },
     "draining": {"AI_RATE_LIMIT_RPS": "0", "AI_ON_CLIENT_ABORT": "drain"},
     "denied": {},
+    "many": {
+        "AI_WORKERS": "2",
+        **{f"AI_{name}RATE_LIMIT_RPS": "0" for name in ("", "BYO_", "UNVERIFIED_")},
+    },
 }
 
 
