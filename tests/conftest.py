@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.e2e import nursery
+
 # A developer's shell may hold what is meant for a real gateway or SDK.
 for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "ANTHROPIC_"))]:
     del os.environ[name]
@@ -37,6 +39,7 @@ settings.load_profile("aigw")
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     yield
+    nursery.close()
     assert _children() == []
 
 
