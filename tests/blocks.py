@@ -216,13 +216,13 @@ class Page:
 
     @property
     def _environ(self) -> dict[str, str]:
-        kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE") if name in os.environ}
+        names = ("LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "PYDANTIC_DISABLE_PLUGINS")
+        kept = {name: os.environ[name] for name in names if name in os.environ}
         return {
             **kept,
             "PATH": f"{self._tools}:{os.environ['PATH']}",
             "HOME": str(self._directory),
             "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
             # Whatever a page says, its gateways must not meet others on one port.
             "AI_LISTEN_ADDR": "127.0.0.1:0",
             "AI_METRICS_LISTEN": "127.0.0.1:0",

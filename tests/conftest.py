@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.e2e import nursery
+
 # A developer's shell may hold what is meant for a real gateway or SDK.
 for name in [name for name in os.environ if name.startswith(("AI_", "OPENAI_", "ANTHROPIC_"))]:
     del os.environ[name]
+
+# Hundreds of interpreters are started, each of which would otherwise compile the same modules again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+# Nor need each look for plugins in every package that a developer has installed.
+os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
 
 # How fast the machine is decides about no test.
 settings.register_profile("aigw", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -30,6 +39,7 @@ settings.load_profile("aigw")
 @pytest.fixture(scope="session", autouse=True)
 def _no_process_is_left() -> Iterator[None]:
     yield
+    nursery.close()
     assert _children() == []
 
 

@@ -85,7 +85,7 @@ def test_readme_has_two_commands_of_one_line() -> None:
     assert suite == [
         venv,
         [python, "-m", "pip", "install", "-q", "-e", ".[dev]"],
-        [python, "-m", "pytest", "-q", "-n", "2", "--dist", "worksteal"],
+        [python, "-m", "pytest", "-q", "-n", "4", "--dist", "worksteal"],
     ]
 
 

@@ -96,7 +96,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(backend: str) -> Iterator[Stage]:
+def stage(backend: str, installed: Path) -> Iterator[Stage]:
     mock = Mock()
     provider = Provider(script=mock)
     gateway = Gateway(backend, environment(provider))

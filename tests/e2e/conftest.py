@@ -50,12 +50,14 @@ class Starter(Protocol):
 
 
 @pytest.fixture
-def start(backend: str, provider: Provider) -> Iterator[Starter]:
-    """Starts gateways; none outlives the test."""
+def start(request: pytest.FixtureRequest, backend: str, provider: Provider) -> Iterator[Starter]:
+    """Starts gateways, where the module is marked in fresh interpreters; none outlives the test."""
     started: list[Gateway] = []
+    fresh = request.node.get_closest_marker("fresh") is not None
 
     def starter(environ: dict[str, str] | None = None, *arguments: str, listens: bool = True) -> Gateway:
-        gateway = Gateway(backend, {**environment(provider), **(environ or {})}, arguments=arguments, listens=listens)
+        environ = {**environment(provider), **(environ or {})}
+        gateway = Gateway(backend, environ, arguments=arguments, fresh=fresh, listens=listens)
         started.append(gateway)
         return gateway
 

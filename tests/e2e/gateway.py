@@ -1,4 +1,4 @@
-"""The real server process, as an operator starts it: environment in, `listening` on stderr, facts on stdout."""
+"""A real server process: environment in, `listening` on stderr, facts on stdout."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 import aigw_core
 from tests.e2e import DEADLINE
+from tests.e2e.nursery import Forked
 
 ROOT: Final = Path(aigw_core.__file__).parent.parent
 POLL_SECS: Final = 0.002
@@ -127,12 +128,14 @@ class Gateway:
         arguments: Sequence[str] = (),
         module: str | None = None,
         wrapper: Sequence[str] = (),
+        fresh: bool = False,
         listens: bool = True,
         holds_facts: bool = False,
     ) -> None:
         """``environ`` holds ``AI_…`` names; ``module`` is another entry point than the frontend's own; ``wrapper``
         is a command that turns into the one that follows it.
 
+        ``fresh``: in an interpreter of its own from the start on, as an operator starts it, also without a wrapper.
         ``holds_facts``: nobody reads stdout before ``read_facts`` is called.
         """
         self.backend = backend
@@ -141,23 +144,23 @@ class Gateway:
             for name, value in os.environ.items()
             if not name.startswith(("AI_", "PYTEST")) and "proxy" not in name.lower()
         }
-        command = [*wrapper, sys.executable, "-W", "error", "-m", module or f"aigw_{backend}", *arguments]
         if module is not None:
             inherited["TEST_BACKEND"] = backend
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={
-                **inherited,
-                "PYTHONPATH": str(ROOT),
-                "AI_LISTEN_ADDR": "127.0.0.1:0",
-                "AI_METRICS_LISTEN": "127.0.0.1:0",
-                **environ,
-            },
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+        listening = {"AI_LISTEN_ADDR": "127.0.0.1:0", "AI_METRICS_LISTEN": "127.0.0.1:0"}
+        environ = {**inherited, "PYTHONPATH": str(ROOT), **listening, **environ}
+        entry = module or f"aigw_{backend}"
+        self._process: subprocess.Popen[bytes] | Forked
+        if fresh or wrapper:
+            self._process = subprocess.Popen(
+                [*wrapper, sys.executable, "-W", "error", "-m", entry, *arguments],
+                cwd=ROOT,
+                env=environ,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        else:
+            self._process = Forked(entry, arguments, environ)
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self._out = _Lines(self._process.stdout, held=holds_facts)

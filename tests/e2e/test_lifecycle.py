@@ -22,6 +22,8 @@ from tests.e2e.gateway import FACT_FIELDS, ROOT, Gateway, wait_until
 from tests.e2e.provider import Case, Provider, Received
 from tests.e2e.sdk import anthropic_client, openai_client
 
+pytestmark = pytest.mark.fresh
+
 
 class Held:
     """A stream that the provider holds open until it is told to finish."""
@@ -326,7 +328,7 @@ def _pasted(lines: list[str], begin: str) -> str:
 
 def test_the_demo_end_to_end(backend: str) -> None:
     """What is printed is pasted as it is; facts appear on stdout while it runs."""
-    gateway = Gateway(backend, {}, arguments=("--demo",))
+    gateway = Gateway(backend, {}, arguments=("--demo",), fresh=True)
     try:
         gateway.wait_log(r"^    for text in stream\.text_stream:$")
         wait_until(lambda: any("print(text" in line for line in gateway.stderr), "the guide is printed")
@@ -375,7 +377,7 @@ def test_the_demo_end_to_end(backend: str) -> None:
 
 
 def test_the_curl_lines_of_the_demo(backend: str) -> None:
-    gateway = Gateway(backend, {}, arguments=("--demo",))
+    gateway = Gateway(backend, {}, arguments=("--demo",), fresh=True)
     try:
         wait_until(lambda: any("print(text" in line for line in gateway.stderr), "the guide is printed")
         lines = [line for line in gateway.stderr if line.startswith("curl ")]

@@ -87,7 +87,7 @@ class Session:
             AI_CLIENT_HEAD_TIMEOUT_SECS="0.3",
             AI_CLIENT_BODY_TIMEOUT_SECS="0.3",
         )
-        self.gateway = Gateway(backend, environ)
+        self.gateway = Gateway(backend, environ, fresh=True)
 
     def close(self) -> None:
         for provider in (self.openai, self.anthropic):
@@ -274,7 +274,7 @@ def test_a_refused_configuration_quotes_no_value(backend: str) -> None:
         "AI_NATS_URL": f"nats://user:{mark}@host",
         "AI_FACT_SINK": mark,
     }
-    gateway = Gateway(backend, environ, listens=False)
+    gateway = Gateway(backend, environ, fresh=True, listens=False)
     assert gateway.wait() == 2
     assert gateway.stdout == []
     assert len(gateway.stderr) >= 6

@@ -17,6 +17,8 @@ from tests.e2e.conftest import Starter
 from tests.e2e.provider import Provider
 from tests.e2e.test_lifecycle import Held, ready
 
+pytestmark = pytest.mark.fresh
+
 
 class Manager:
     """Reads datagrams as systemd does."""

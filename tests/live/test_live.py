@@ -29,7 +29,7 @@ def test_a_real_provider(backend: str, name: str) -> None:
     key = live_key(name)
     if key is None:
         pytest.skip(f"calls {name} itself and costs a little: set AIGW_LIVE_KEY_{name.upper()} to a key of yours")
-    gateway = Gateway(backend, environment(name, key))
+    gateway = Gateway(backend, environment(name, key), fresh=True)
     try:
         Smoke(gateway, name, base_of(name), model_of(name)).run()
         assert gateway.faults() == []
@@ -70,7 +70,7 @@ def provider_that(script: Script) -> Iterator[Provider]:
 def test_the_smoke_itself() -> None:
     """With those whose way of stating usage the mock has."""
     with provider_that(_knowing_its_models) as mock:
-        gateway = Gateway("asyncio", mock_environment(mock))
+        gateway = Gateway("asyncio", mock_environment(mock), fresh=True)
         try:
             for name in ("openai", "anthropic", "fireworks", "cerebras", "xai"):
                 Smoke(gateway, name, base_of(name), MODELS[name]).run()
@@ -80,7 +80,7 @@ def test_the_smoke_itself() -> None:
 
 def test_the_smoke_notices_an_answer_without_usage() -> None:
     with provider_that(_silent) as mock:
-        gateway = Gateway("asyncio", mock_environment(mock))
+        gateway = Gateway("asyncio", mock_environment(mock), fresh=True)
         try:
             with pytest.raises(AssertionError):
                 Smoke(gateway, "openai", "/v1", MODELS["openai"]).whole()

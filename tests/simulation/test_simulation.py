@@ -18,8 +18,8 @@ CANARY_MAX: Final = 50_000
 """Exchanges within which every canary has to be caught."""
 QUICK_SEEDS: Final = {
     "deny_not_asked_again": 2,
-    "tenant_does_not_win": 3,
-    "limit_off_by_one": 3,
+    "tenant_does_not_win": 39,
+    "limit_off_by_one": 15,
     "unverified_not_limited": 2,
     "pool_gives_expired": 3,
     "timer_lost": 3,
