@@ -152,7 +152,7 @@ def downstream_response_head(
     own = (_ID_NAME, _ID_NAME, value, b"%b: %b\r\n" % (_ID_NAME, value), b"")
     if dropped is HOP_BY_HOP:
         lines = head.headers.relayed_lines()
-        if pool_key is None or not (pool_key in lines or pool_key in head.reason):
+        if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
             headers = Headers.lazy(partial(_relayed_fields, head, own))
             return ResponseHead(head.status, head.reason, headers, framing, False, lines + own[3])
     reason, fields = _relayed(head, dropped, pool_key)

@@ -35,7 +35,7 @@ def upstream_request_id(headers: Headers, pool_key: bytes | None) -> str | None:
     first = headers.first
     for name in _ID_HEADERS:
         value = first.get(name)
-        if value and (pool_key is None or pool_key not in value):
+        if value and (pool_key is None or value.find(pool_key) < 0):
             return value[:_ID_MAX].decode("latin-1")
     return None
 

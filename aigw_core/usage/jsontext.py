@@ -52,7 +52,7 @@ _ESCAPED_LETTER = re.compile(rb"\\u00[67]")
 
 def may_repeat(data: bytes | bytearray, quoted: bytes) -> bool:
     """Whether a member of that quoted name can occur twice: its escaped spelling needs an escaped ASCII letter."""
-    return data.count(quoted) > 1 or (b"\\u00" in data and _ESCAPED_LETTER.search(data) is not None)
+    return data.count(quoted) > 1 or (data.find(b"\\u00") >= 0 and _ESCAPED_LETTER.search(data) is not None)
 
 
 def has_conflicting_members(data: bytes, name: str) -> bool:

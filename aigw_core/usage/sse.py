@@ -103,7 +103,8 @@ class SSEParser:
         size = len(data)
         if not self._idle:
             return self._feed_lines(data, 0, []) if size else []
-        if b"\r" in data:
+        # A number: looking for bytes with `in` tries that first, and fails, at three times the cost.
+        if _CR in data:
             return self._feed_lines(data, 0, [])
         if data.find(b"\n") == size - 2 and data.startswith(b"data: ") and data.endswith(b"\n"):
             if size - 1 <= self._whole_max:
