@@ -137,6 +137,7 @@ def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
         caller = Caller(gateway)
         begin, reply = caller.begin, caller.answer
         rounds = -(-n // VARIETY)
+        counted = sum(gateway.stats.requests.values())
         for _ in range(rounds):
             for request, response in exchanges:
                 begin(*request)
@@ -146,6 +147,9 @@ def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
             raise RuntimeError("the exchanges did not complete")
         if not caller.facts == caller.final_facts == facts_each * done:
             raise RuntimeError("the usage was not read")
+        # Looking makes the gateway count what waits for it, so that each run begins as the one before.
+        if sum(gateway.stats.requests.values()) != counted + done:
+            raise RuntimeError("the exchanges were not counted")
         return done
 
     return Case(name, run)
