@@ -40,7 +40,9 @@ def census() -> dict[str, object]:
 def _kinds() -> Counter[str]:
     """Objects of the gateway's own classes."""
     kinds = (type(thing) for thing in gc.get_objects())
-    return Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if kind.__module__.startswith("aigw_"))
+    # Some classes have no text there.
+    ours = (kind for kind in kinds if str(kind.__module__).startswith("aigw_"))
+    return Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in ours)
 
 
 def _asyncio() -> tuple[int, int]:

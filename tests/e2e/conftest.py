@@ -65,7 +65,7 @@ def start(request: pytest.FixtureRequest, backend: str, provider: Provider) -> I
     for gateway in started:
         if gateway.running():
             gateway.send_signal(signal.SIGKILL)
-            gateway.wait()
+        gateway.wait()
         assert gateway.faults() == []
 
 
