@@ -66,7 +66,9 @@ def test_a_process_counts_what_it_holds(backend: str) -> None:
 
     before, after = anyio.run(run, backend=backend)
     # trio.sleep is a deadline, as is each of asyncio's timers.
-    assert [after[name] - before[name] for name in ("tasks", "timers", "threads")] == [1, 1, 0]
+    assert [after[name] - before[name] for name in ("tasks", "timers")] == [1, 1]
+    # Idle threads of earlier tests may end meanwhile.
+    assert 1 <= after["threads"] <= before["threads"]
     assert after["objects"] - before["objects"] >= 3
     kind = "aigw_core.connection.Connection"
     assert after["kinds"][kind] - before["kinds"].get(kind, 0) == 3
