@@ -13,6 +13,10 @@ SETTLED_SECS: Final = 30.0
 in disguise: were it to count, a flapping peer would be tried once a second for days."""
 
 
+WHOLE: Final = 1.0
+"""The chance of who is alone with what it tries: nobody else comes at the same time."""
+
+
 class Backoff:
     """Doubling waits with jitter: after failure ``n`` between half and the whole of ``first * 2**n``, up to a limit.
 
@@ -50,7 +54,7 @@ class Backoff:
         self._started_at = None
 
     def failed(self, now: float, chance: float) -> float:
-        """It has failed: the seconds to wait. ``chance`` is in [0, 1)."""
+        """It has failed: the seconds to wait. ``chance`` is in [0, 1), or WHOLE."""
         self.stopped(now)
         # An exponent beyond what the limit can show would only overflow, after years of failures.
         longest = min(self._longest, self._first * 2.0 ** min(self._failures, 64))

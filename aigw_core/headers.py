@@ -48,17 +48,20 @@ class Headers:
             return self.fields
         if name not in ("first", "repeated"):
             raise AttributeError(name)
-        self.first = {field[0]: field[2] for field in reversed(self.fields)}
-        self.repeated = len(self.first) != len(self.fields)
+        self._index()
         return self.first if name == "first" else self.repeated
 
     @classmethod
     def parsed(cls, fields: list[Field]) -> Headers:
         """With the index: whoever has read a head looks into it, and an empty slot costs an exception first."""
         headers = cls(fields)
-        headers.first = first = {field[0]: field[2] for field in reversed(fields)}
-        headers.repeated = len(first) != len(fields)
+        headers._index()
         return headers
+
+    def _index(self) -> None:
+        fields = self.fields
+        self.first = first = {field[0]: field[2] for field in reversed(fields)}
+        self.repeated = len(first) != len(fields)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -61,6 +61,8 @@ def encode(snapshot: Snapshot) -> Iterator[bytes]:
     others = [
         encoded for key in snapshot.view.others if len(encoded := key.encode("utf-8", "surrogatepass")) <= TEXT_MAX
     ]
+    # A set has no order of its own, and what holds the same is written the same.
+    others.sort()
     if len(others) < len(snapshot.view.others):
         # Without all of them the number of subjects is unknown, so there is nothing to resume from.
         cursor = None

@@ -138,10 +138,7 @@ class Stats:
         return self._flags
 
     def count_fact(self, fact: UsageFact) -> None:
-        """A managed exchange that ended. Counted together with others, or when somebody looks.
-
-        One after the other they take half the time that each takes amid the rest of its exchange.
-        """
+        """A managed exchange that ended. Counted together with others, or when somebody looks."""
         uncounted = self._uncounted
         uncounted.append(fact)
         if len(uncounted) >= UNCOUNTED_MAX:

@@ -31,7 +31,7 @@ _log = logging.getLogger("aigw.facts")
 
 
 class StdoutSink:
-    """Writes in ``emit`` what the reader takes at once; the rest is buffered and ``run`` goes on with it.
+    """Writes in ``push`` what the reader takes at once; the rest is buffered and ``run`` goes on with it.
 
     A blocked reader never stalls the loop and loses nothing: when the room is used up, new records are
     refused. Memory is bounded by BUFFERED_MAX plus the facts of OUTSTANDING_MAX running exchanges. A reader
@@ -85,7 +85,6 @@ class StdoutSink:
         self._emitted.append(fact)
 
     def push(self) -> None:
-        # Encoded together: one after the other they take less time than each amid its exchange.
         for fact in self._emitted:
             self._buffer += fact.encode()
             self._buffer += b"\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from aigw_core.backoff import WHOLE, Backoff
+
 RETRY_FIRST_SECS: Final = 0.5
 """Until the place of one that has died is taken: most have died of something that does not come again at once."""
 RETRY_LONGEST_SECS: Final = 30.0
@@ -26,20 +28,22 @@ class SlotTiming:
 class Slot:
     """Who runs in this place, since when, and from when on it may be filled again. Times are monotonic seconds."""
 
-    __slots__ = ("_deaths", "_heard_at", "_started_at", "_timing", "is_ready", "pid", "start_at")
+    __slots__ = ("_backoff", "_heard_at", "_silence", "is_ready", "pid", "start_at")
 
     def __init__(self, timing: SlotTiming | None = None) -> None:
         self.pid: int | None = None
         self.is_ready = False
         self.start_at: float | None = None
         """When the next process is due; None where none is."""
-        self._timing = timing or SlotTiming()
-        self._deaths = 0
-        self._started_at = self._heard_at = 0.0
+        timing = timing or SlotTiming()
+        self._silence = timing.silence
+        self._backoff = Backoff(first=timing.retry_first, longest=timing.retry_longest, settled=timing.settled)
+        self._heard_at = 0.0
 
     def started(self, pid: int, now: float) -> None:
         self.pid, self.start_at, self.is_ready = pid, None, False
-        self._started_at = self._heard_at = now
+        self._backoff.started(now)
+        self._heard_at = now
 
     def heard(self, now: float) -> None:
         """A sign of life."""
@@ -47,16 +51,11 @@ class Slot:
 
     def is_silent(self, now: float) -> bool:
         """Whether it was ready and has given no sign of life for too long."""
-        return self.is_ready and now - self._heard_at >= self._timing.silence
+        return self.is_ready and now - self._heard_at >= self._silence
 
     def died(self, now: float) -> float:
         """Returns the seconds until the next process takes the place."""
-        timing = self._timing
-        if now - self._started_at >= timing.settled:
-            self._deaths = 0
-        wait = min(timing.retry_first * 2.0**self._deaths, timing.retry_longest)
-        # Beyond 64 the power is of no use, and later it would overflow.
-        self._deaths = min(self._deaths + 1, 64)
+        wait = self._backoff.failed(now, WHOLE)
         self.pid, self.is_ready, self.start_at = None, False, now + wait
         return wait
 

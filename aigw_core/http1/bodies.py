@@ -84,7 +84,7 @@ class ChunkedReader:
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
         if self._part == _SIZE and not self._partial:
-            # One whole chunk, as most reads of a stream are: a tenth less of what an event costs in all.
+            # One whole chunk, as most reads of a stream are: a tenth fewer bytecode instructions an event.
             eol = data.find(b"\r\n", 0, _USUAL_LINE_MAX)
             size = _usual_sizes.get(data[:eol]) if eol > 0 else None
             if size is not None and eol + size + 4 == len(data) and data.endswith(b"\r\n"):

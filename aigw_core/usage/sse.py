@@ -103,7 +103,7 @@ class SSEParser:
         size = len(data)
         if not self._idle:
             return self._feed_lines(data, 0, []) if size else []
-        # A number: looking for bytes with `in` tries that first, and fails, at three times the cost.
+        # A number: looking for bytes with `in` tries that first, and fails, at four times the cost.
         if _CR in data:
             return self._feed_lines(data, 0, [])
         if data.find(b"\n") == size - 2 and data.startswith(b"data: ") and data.endswith(b"\n"):

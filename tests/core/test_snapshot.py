@@ -42,6 +42,12 @@ def test_a_snapshot_comes_back_as_it_was() -> None:
     assert (found.cursor, found.confirmed_wall) == (make().cursor, 1234.5)
 
 
+def test_what_holds_the_same_is_written_the_same() -> None:
+    keys = tuple(f"foreign.{number}" for number in range(500))
+    forwards, backwards = (b"".join(encode(make(others=order))) for order in (keys, keys[::-1]))
+    assert forwards == backwards
+
+
 def test_an_empty_set_and_no_cursor() -> None:
     found = decode(b"".join(encode(Snapshot("file:a", DenyView(), None, 0.0))), "file:a")
     assert (found.view.deny.size, found.view.others, found.cursor) == (0, set(), None)

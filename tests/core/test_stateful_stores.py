@@ -116,13 +116,9 @@ class FeedMachine(RuleBasedStateMachine):
         world.run(world.feed.restore(snapshot.view, snapshot.cursor))
         assert world.feed.state is FeedState.RECONNECTING
         assert world.feed.is_seeded
-        # Not the same bytes: the order in which a set is written is anybody's.
-        written = b"".join(encode(Snapshot(SOURCE, snapshot.view, world.feed.cursor, snapshot.confirmed_wall)))
-        again = decode(written, SOURCE)
-        assert len(written) == len(self.saved)
-        assert (again.cursor, again.confirmed_wall) == (snapshot.cursor, snapshot.confirmed_wall)
-        assert again.view.others == snapshot.view.others == world.feed.others
-        assert again.view.deny.holds_same(world.deny)
+        assert (
+            b"".join(encode(Snapshot(SOURCE, snapshot.view, world.feed.cursor, snapshot.confirmed_wall))) == self.saved
+        )
 
     @invariant()
     def live_is_true(self) -> None:
