@@ -17,6 +17,9 @@ order, before the next input. The rules, in the order in which they matter:
 7. Silence is no news: heartbeats come every second, and answers within ANSWER_SECS, or the watch is begun again.
 8. Soon after a resume, and every RECONCILE_SECS, a second consumer reads all entries aside while the watch goes on;
    both must agree. The anchor proves the history, not that a server that crashed holds what it held.
+9. "Nothing pending" may be said a moment too early: a server takes the message that is written over away first, and
+   counts the new one for its consumers later. So what a reader holds then may lack a key that was written again: it
+   is not taken over before the rest of what the description counts has come, and one difference is no proof, two are.
 
 The outermost retry (a new connection) belongs to whoever owns the connection; the machine spaces what it begins again
 on one that works.
@@ -49,7 +52,7 @@ from aigw_core.denyview import Cursor, DenyView, Entry, StreamState
 from aigw_core.errors import LocalProtocolError
 
 DISAGREEMENTS_MAX: Final = 2
-"""One is no proof: a key that was written again while its first message was on the way counts there, not here."""
+"""One is no proof: a server may say a moment too early that nothing is pending."""
 
 _GOLDEN: Final = 0.618034
 """Spreads the retries of one gateway evenly, from a seed that spreads those of many."""
@@ -79,6 +82,7 @@ class DenyFeed:
         self._audit: Reader | None = None
         self._audited_to = 0
         self._is_verified = True
+        self._is_differing = False
         self._tally = Tally()
         self._ticket = 0
         self._is_asked = False
@@ -184,12 +188,7 @@ class DenyFeed:
             return self._begin_again("the stream was made anew", now, is_tainted=True)
         if stream.last_seq < self._asked_at:
             return self._begin_again("the stream has lost its newest entries", now, is_tainted=True)
-        verdict = self._tally.compare(stream)
-        out: list[FeedEffect] = []
-        if verdict is not Verdict.OTHER and not (self.is_seeded and reader.view is self._view):
-            # Read without a gap, from the stream that we think it is: better than what is in force.
-            out += self._take_over(reader)
-        return out + self._judge(verdict, now)
+        return self._judge(self._tally.compare(stream), now)
 
     def consumer_opened(self, epoch: int, pending: int | None, now: float) -> list[FeedEffect]:
         """The answer to ``OpenConsumer``; ``pending`` is None where the stream was gone by then."""
@@ -347,8 +346,10 @@ class DenyFeed:
         return self._ask(now)
 
     def _take_over(self, reader: Reader) -> list[FeedEffect]:
-        """The reader's set takes the place of what was in force."""
+        """The reader's set takes the place of what was in force, if it has not."""
         view, fresh = self._view, reader.view
+        if self.is_seeded and fresh is view:
+            return []
         self._cursor = reader.cursor
         self.stats.rescans += self.is_seeded
         self.is_seeded = True
@@ -364,6 +365,7 @@ class DenyFeed:
         self._enter(FeedPhase.WATCHING)
         self._retry.started(now)
         self._is_verified = reader.resume_from is None
+        self._is_differing = False
         self.stats.resumes += not self._is_verified
         self._set_reconcile(now)
         return self._say(FeedState.LIVE, "caught up")
@@ -401,20 +403,27 @@ class DenyFeed:
     def _judge(self, verdict: Verdict, now: float) -> list[FeedEffect]:
         reader = self._reader
         assert reader is not None
+        out: list[FeedEffect] = []
+        is_waiting = self._tally.ahead is not None
+        is_enough = now - self._agreed_at >= self._t.agree
+        if verdict is not Verdict.OTHER and (is_enough or not is_waiting):
+            # Read without a gap, from the stream that we think it is, and all that it held when it was described:
+            # better than what is in force, even where the number cannot be told.
+            out = self._take_over(reader)
         if verdict is Verdict.SAME:
             self._disagreements = 0
             self._agreed_at = self.confirmed_at = now
             self._timers[FeedTimer.ASK] = now + self._t.poll
-            return self._go_live(reader, now) if self._phase is FeedPhase.CHECKING else []
+            return out + self._go_live(reader, now) if self._phase is FeedPhase.CHECKING else out
         if verdict is Verdict.OTHER:
             self._disagreements += 1
             if self._disagreements >= DISAGREEMENTS_MAX:
                 self.stats.vanished += 1
                 return self._begin_again("entries have vanished from the bucket", now, is_tainted=True)
-        elif now - self._agreed_at >= self._t.agree:
-            return self._begin_again("the bucket changes too fast to compare", now, is_tainted=True)
+        elif is_enough:
+            return out + self._begin_again("the bucket changes too fast to compare", now, is_tainted=True)
         self._timers[FeedTimer.ASK] = now + self._t.again
-        return self._ask_consumer(reader, now) if self._tally.ahead is not None else []
+        return out + self._ask_consumer(reader, now) if is_waiting else out
 
     # The reconcile
 
@@ -468,7 +477,12 @@ class DenyFeed:
         out = self._drop_audit()
         if audit.view.others == reader.view.others and audit.view.deny.holds_same(reader.view.deny):
             self._is_verified = True
+            self._is_differing = False
             self._set_reconcile(now)
             return out
+        if not self._is_differing:
+            self._is_differing = True
+            self._is_verified = False
+            return out + self._reconcile(now)
         self.stats.differences += 1
         return [*out, *self._begin_again("reading all entries again gave another set", now, is_tainted=True)]

@@ -188,7 +188,7 @@ class FeedStats:
     """Times that the bucket held another number of subjects than we did."""
     reconciles: int = 0
     differences: int = 0
-    """Reconciles that found another set: something vanished since the last poll, the server has lost or brought back
-    entries in a crash, or there is a hole in the rules."""
+    """Times that two in a row found another set: something vanished since the last poll, the server has lost or
+    brought back entries in a crash, or there is a hole in the rules."""
     unknown: int = 0
     """Entries with an operation or marker that is not known; they deny."""

@@ -53,6 +53,8 @@ class Consumer:
     queue: list[int] | None
     """Sequences of the last messages when it was made, oldest first; None: it reads the stream from ``next``."""
     next: int
+    counted: int
+    """The newest sequence when it was made."""
     delivered: int = 0
 
 
@@ -60,6 +62,8 @@ class Consumer:
 class Stream:
     created: str
     last_seq: int = 0
+    announced: int = 0
+    """The newest sequence that consumers were told of: a moment behind, while what it overwrites is gone already."""
     messages: dict[int, Message] = field(default_factory=dict)
     gone: dict[int, Message] = field(default_factory=dict)
     """Overwritten or purged, and maybe still on the server's disk."""
@@ -68,9 +72,13 @@ class Stream:
     def latest(self, key: str) -> int | None:
         return max((seq for seq, m in self.messages.items() if m.key == key), default=None)
 
+    def known(self, consumer: Consumer) -> int:
+        """Up to which sequence the consumer delivers, and counts what is pending."""
+        return max(self.announced, consumer.counted)
+
     def pending(self, consumer: Consumer) -> int:
-        waiting = [s for s in consumer.queue or () if s in self.messages]
-        return len(waiting) + sum(1 for seq in self.messages if seq >= consumer.next)
+        queued = [s for s in consumer.queue or () if s in self.messages]
+        return len(queued) + sum(1 for seq in self.messages if consumer.next <= seq <= self.known(consumer))
 
     def deliver(self, consumer: Consumer) -> Entry | None:
         """The next entry; sequences that are gone are skipped."""
@@ -81,7 +89,7 @@ class Stream:
                 seq = candidate
                 break
         if seq is None:
-            seq = min((s for s in self.messages if s >= consumer.next), default=None)
+            seq = min((s for s in self.messages if consumer.next <= s <= self.known(consumer)), default=None)
             if seq is None:
                 return None
             consumer.next = seq + 1
@@ -108,6 +116,11 @@ class World:
         """When something last happened that leaves no event."""
         self.states: list[StateChanged] = []
         self.beat_at = 0.0
+        self.keys = KEYS
+        """That random steps write."""
+        self.pinned: str | None = None
+        """A key that is never removed: refused from when it was first held on."""
+        self.is_pin_held = False
         self.create()
 
     # What must hold
@@ -144,10 +157,14 @@ class World:
         stream = self.stream
         if not self.is_connected or stream is None or self.requests or self.replies or self.deliveries:
             return False
-        return all(stream.pending(c) == 0 for c in stream.consumers.values())
+        is_announced = stream.announced >= max(stream.messages, default=0)
+        return is_announced and all(stream.pending(c) == 0 for c in stream.consumers.values())
 
     def check(self) -> None:
-        """The promise at any moment."""
+        """The promises at any moment."""
+        is_held = self.pinned in self.held()
+        assert is_held or not self.is_pin_held, self.pinned
+        self.is_pin_held = is_held
         if self.feed.state is FeedState.LIVE and self.is_quiet and self.now - self.silent_at > BOUND_SECS:
             assert self.held() == self.truth()
 
@@ -163,7 +180,7 @@ class World:
         self.stream = None
         self.silent_at = self.now
 
-    def write(self, key: str, kind: EntryKind, value: bytes = b"") -> None:
+    def write(self, key: str, kind: EntryKind, value: bytes = b"", *, is_announced: bool = True) -> None:
         stream = self.stream
         if stream is None:
             return
@@ -174,6 +191,12 @@ class World:
         # The time tells writes of one moment apart, as a server's nanoseconds do.
         stamp = int(self.now * 1e9) + self.streams_made * 1000 + self._stamp()
         stream.messages[stream.last_seq] = Message(key, kind, value, stamp)
+        if is_announced:
+            self.announce()
+
+    def announce(self) -> None:
+        if self.stream is not None:
+            self.stream.announced = self.stream.last_seq
 
     def _stamp(self) -> int:
         self._stamps = getattr(self, "_stamps", 0) + 1
@@ -276,9 +299,9 @@ class World:
             if stream is not None:
                 if request.start is None:
                     queue = sorted(s for k in {m.key for m in stream.messages.values()} if (s := stream.latest(k)))
-                    consumer = Consumer(request.epoch, queue, stream.last_seq + 1)
+                    consumer = Consumer(request.epoch, queue, stream.last_seq + 1, stream.last_seq)
                 else:
-                    consumer = Consumer(request.epoch, None, request.start)
+                    consumer = Consumer(request.epoch, None, request.start, stream.last_seq)
                 stream.consumers[request.epoch] = consumer
                 pending = stream.pending(consumer)
             self.replies.append(lambda: feed.consumer_opened(request.epoch, pending, self.now))
@@ -348,6 +371,7 @@ class World:
 
     def pump(self) -> None:
         """Everything that is on its way arrives."""
+        self.announce()
         for _ in range(10_000):
             self.serve()
             self.send()
@@ -373,9 +397,12 @@ Step = Callable[[], None]
 
 
 def _ordinary(world: World, chance: random.Random, key: str) -> list[tuple[int, Step]]:
+    removal = EntryKind.PUT if key == world.pinned else EntryKind.REMOVE
     return [
-        (12, lambda: world.write(key, EntryKind.PUT, chance.choice(VALUES))),
-        (6, lambda: world.write(key, EntryKind.REMOVE)),
+        (6, lambda: world.write(key, EntryKind.PUT, chance.choice(VALUES))),
+        (6, lambda: world.write(key, EntryKind.PUT, chance.choice(VALUES), is_announced=False)),
+        (6, lambda: world.write(key, removal, is_announced=chance.random() < 0.5)),
+        (6, world.announce),
         (1, lambda: world.write(key, EntryKind.UNKNOWN)),
         (20, world.serve),
         (20, world.send),
@@ -400,11 +427,13 @@ FAULTS: Final[dict[str, Callable[[World, random.Random, str], None]]] = {
 }
 LOUD: Final = ("disconnect", "restart")
 """Faults that the machine is told of."""
+HARMLESS: Final = (*LOUD, "lose consumers", "lose delivery")
+"""Faults that change nothing in the bucket."""
 
 
 def random_step(world: World, chance: random.Random, faults: tuple[str, ...], rate: float) -> None:
     """One thing happens: with probability ``rate`` one of the faults."""
-    key = chance.choice(KEYS)
+    key = chance.choice(world.keys)
     if faults and chance.random() < rate:
         FAULTS[chance.choice(faults)](world, chance, key)
     elif world.stream is None and chance.random() < 0.2:
@@ -433,4 +462,25 @@ def simulate(seed: int, steps: int) -> World:
     assert world.held() == world.truth(), seed
     if set(faults) <= set(LOUD):
         assert world.feed.stats.differences == 0, seed
+    return world
+
+
+def rewrite(seed: int, steps: int) -> World:
+    """The same of few keys that are written again and again, while all is read again and again.
+
+    One is never removed. Nothing changes without an event, so what is read aside should never differ.
+    """
+    chance = random.Random(seed)
+    world = World(chance.random(), FeedTiming(reconcile=0.3, verify=0.1, retry_first=0.01, retry_longest=0.02))
+    world.keys = KEYS[:3]
+    world.pinned = KEYS[0]
+    for key in world.keys:
+        world.write(key, EntryKind.PUT, b"spend")
+    world.calm(1.0)
+    for _ in range(steps):
+        random_step(world, chance, HARMLESS, 0.05)
+        world.check()
+    world.calm(BOUND_SECS)
+    assert world.is_pin_held, seed
+    assert world.held() == world.truth(), seed
     return world

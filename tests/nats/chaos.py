@@ -255,6 +255,10 @@ class Chaos:
         self._is_pinned = True
 
     def write(self) -> None:
+        if self._is_pinned and self.chance.random() < 0.2:
+            # Written over with the same, it must not be missed for a moment.
+            with contextlib.suppress(AssertionError, KeyError):
+                self.bucket.put(f"blackhole.{PINNED}", "spend")
         entry = self.chance.choice((*ENTRIES, *ENTRIES, *FOREIGN))
         value = self.chance.choice(
             (b"spend", b"fraud", b"spend", b"fraud", b"", b"\xff", b'{"reason": 1}', b"x" * 9000)
