@@ -9,6 +9,7 @@ from aigw_anyio.connecting import ConnectFailed, FailureLog, Resolver, establish
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import ReadBuffer
 from aigw_asyncio.sockets import tune
+from aigw_asyncio.turn import Turn
 from aigw_asyncio.upstream import Upstream
 from aigw_core.effects import ConnectFailure
 from aigw_core.origin import Origin
@@ -18,10 +19,16 @@ class Connector:
     """Opens connections for one event loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, tls: ssl.SSLContext, resolver: Resolver, buffer: ReadBuffer
+        self,
+        loop: asyncio.AbstractEventLoop,
+        tls: ssl.SSLContext,
+        resolver: Resolver,
+        buffer: ReadBuffer,
+        turn: Turn,
     ) -> None:
         self._loop = loop
         self._buffer = buffer
+        self._turn = turn
         self._tls = tls
         self._resolver = resolver
         self._failures = FailureLog()
@@ -43,7 +50,9 @@ class Connector:
         pipe = TlsPipe(self._tls, server_hostname=origin.host) if origin.scheme == "https" else None
         try:
             transport, upstream = await self._loop.create_connection(
-                lambda: Upstream(origin, pipe, self._loop, self._buffer), addresses[tries % len(addresses)], origin.port
+                lambda: Upstream(origin, pipe, self._loop, self._buffer, self._turn),
+                addresses[tries % len(addresses)],
+                origin.port,
             )
         except OSError as error:
             raise ConnectFailed(ConnectFailure.CONNECT) from error

@@ -52,6 +52,7 @@ class Downstream(Reading):
         "_timer",
         "_tls",
         "_transport",
+        "_turn",
         "_upstream",
         "machine",
     )
@@ -59,6 +60,7 @@ class Downstream(Reading):
     def __init__(self, plane: AsyncioDataPlane, tls: TlsPipe | None) -> None:
         super().__init__(plane.read_buffer)
         self._plane = plane
+        self._turn = plane.turn
         self._sink = plane.sink
         self._failures = plane.failures
         self._loop_time = plane.loop.time
@@ -247,12 +249,12 @@ class Downstream(Reading):
 
     def _emit_fact(self, effect: EmitFact) -> None:
         self._sink.emit(effect.fact)
-        self._plane.push_facts_soon()
+        self._turn.push_soon()
 
     def _void_fact(self, effect: VoidFact) -> None:
         self._plane.forget_answer(effect.id)
         self._sink.void(effect.id)
-        self._plane.push_facts_soon()
+        self._turn.push_soon()
 
     def _connect(self, effect: Connect) -> None:
         attempt = effect.attempt
@@ -305,7 +307,7 @@ class Downstream(Reading):
     def _send_downstream(self, effect: SendDownstream) -> None:
         transport = self._transport
         if transport is not None:
-            transport.write(effect.data if self._tls is None else self._tls.send(effect.data))
+            self._turn.write(transport, effect.data if self._tls is None else self._tls.send(effect.data))
 
     def _close_downstream(self, effect: CloseDownstream) -> None:
         transport = self._transport
@@ -316,6 +318,7 @@ class Downstream(Reading):
             return
         if self._tls is not None and self._tls.established:
             self._write(self._tls.close_notify())
+        self._turn.flush()
         # From here on the queue counts as blocked until it is empty.
         transport.set_write_buffer_limits(high=0)
         if not transport.is_closing() and transport.can_write_eof():
@@ -323,11 +326,12 @@ class Downstream(Reading):
 
     def _write(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+            self._turn.write(self._transport, data)
 
     def _abort(self) -> None:
         transport, self._transport = self._transport, None
         if transport is not None:
+            self._turn.flush()
             reset(transport)
             self._plane.lost(self, draining=not self.machine.done)
 
@@ -335,6 +339,7 @@ class Downstream(Reading):
         """The machine is done: both sockets go."""
         transport = self._transport
         if transport is not None:
+            self._turn.flush()
             if transport.get_write_buffer_size():
                 self._abort()
             else:

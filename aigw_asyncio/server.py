@@ -19,6 +19,7 @@ from aigw_anyio.tls import TlsContexts
 from aigw_asyncio.connector import Connector
 from aigw_asyncio.downstream import Downstream
 from aigw_asyncio.reading import ReadBuffer
+from aigw_asyncio.turn import Turn
 from aigw_asyncio.upstream import Upstream
 from aigw_core.gateway import Gateway
 
@@ -37,7 +38,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         self.connector: Connector
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
-        self._push_due = False
+        self.turn = Turn(self.loop, sink.push)
         self._outer_handler = self.loop.get_exception_handler()
 
     def now(self) -> float:
@@ -46,7 +47,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     # aigw_anyio.dataplane.DataPlane
 
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
-        self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer)
+        self.connector = Connector(self.loop, self._tls.upstream, Resolver(tasks), self.read_buffer, self.turn)
         self._server = await self._listen()
         self._sweep = self.loop.call_later(SWEEP_SECS, self._sweep_pool)
         self.loop.set_exception_handler(self._explain)
@@ -108,17 +109,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
 
     def await_answer(self, fact_id: str, connection: Downstream) -> None:
         super().await_answer(fact_id, connection)
-        self.push_facts_soon()
-
-    def push_facts_soon(self) -> None:
-        """One write for all records of a turn: 3 µs less for each where many come together."""
-        if not self._push_due:
-            self._push_due = True
-            self.loop.call_soon(self._push_facts)
-
-    def _push_facts(self) -> None:
-        self._push_due = False
-        self.sink.push()
+        self.turn.push_soon()
 
     def _sweep_pool(self) -> None:
         self.sweep_pool()

@@ -10,6 +10,7 @@ from aigw_anyio.plane import IdleLost
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import ReadBuffer, Reading
 from aigw_asyncio.sockets import reset
+from aigw_asyncio.turn import Turn
 
 if TYPE_CHECKING:
     from aigw_core.origin import Origin
@@ -28,12 +29,26 @@ class UpstreamUser(Protocol):
 class Upstream(Reading):
     """Feeds its current user; while idle, any byte or EOF ends it."""
 
-    __slots__ = ("_blocked", "_established", "_paused", "_tls", "_transport", "attempt", "idle_lost", "origin", "user")
+    __slots__ = (
+        "_blocked",
+        "_established",
+        "_paused",
+        "_sent_at",
+        "_tls",
+        "_transport",
+        "_turn",
+        "attempt",
+        "idle_lost",
+        "origin",
+        "user",
+    )
 
     def __init__(
-        self, origin: Origin, tls: TlsPipe | None, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer
+        self, origin: Origin, tls: TlsPipe | None, loop: asyncio.AbstractEventLoop, buffer: ReadBuffer, turn: Turn
     ) -> None:
         super().__init__(buffer)
+        self._turn = turn
+        self._sent_at = -1
         self.origin = origin
         self.attempt = 0
         self.user: UpstreamUser | None = None
@@ -60,6 +75,8 @@ class Upstream(Reading):
     @property
     def usable(self) -> bool:
         """Open, with nothing left to send: fit for another request."""
+        if self._sent_at == self._turn.flushes:
+            self._turn.flush()
         transport = self._transport
         return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0
 
@@ -89,7 +106,7 @@ class Upstream(Reading):
     def _flush_tls(self, tls: TlsPipe) -> None:
         due = tls.outgoing()
         if due and self._transport is not None:
-            self._transport.write(due)
+            self._turn.write(self._transport, due)
 
     def received(self, data: bytes) -> None:
         tls = self._tls
@@ -165,7 +182,9 @@ class Upstream(Reading):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.write(data if self._tls is None else self._tls.send(data))
+        turn = self._turn
+        self._sent_at = turn.flushes
+        turn.write(transport, data if self._tls is None else self._tls.send(data))
 
     def pause(self) -> None:
         if self._transport is not None and not self._paused:
@@ -184,11 +203,13 @@ class Upstream(Reading):
         transport = self._transport
         if transport is not None and not transport.is_closing():
             if self._tls is not None and self._tls.established:
-                transport.write(self._tls.close_notify())
+                self._turn.write(transport, self._tls.close_notify())
+            self._turn.flush()
             transport.close()
 
     def abort(self) -> None:
         """At once, so that the provider stops working for nobody."""
         self.user = None
         if self._transport is not None:
+            self._turn.flush()
             reset(self._transport)
