@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sized
 from typing import Final
 
-WRITES_MAX: Final = 8
-"""Written when so many are due: a turn with hundreds of busy connections takes milliseconds, and eight wake little."""
+WRITES_MAX: Final = 32
+"""Written when so many are due: a turn with hundreds of busy connections takes milliseconds."""
 
 
 class Turn:
