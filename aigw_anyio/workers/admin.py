@@ -68,10 +68,10 @@ class Workers:
 class PagesOfAll:
     """Implements :class:`aigw_anyio.admin.AdminPages` for several workers."""
 
-    def __init__(self, workers: Workers, have_all_listened: Callable[[], bool]) -> None:
-        """``have_all_listened``: as for :class:`Readiness`."""
+    def __init__(self, workers: Workers, have_all_listened: Callable[[], bool], restarts: Callable[[], int]) -> None:
+        """``have_all_listened``: as for :class:`Readiness`. ``restarts``: as for :class:`Merger`."""
         self._workers = workers
-        self._merger = Merger(workers.count)
+        self._merger = Merger(workers.count, restarts)
         self._readiness = Readiness(workers.count, have_all_listened)
         self._scraping = anyio.Lock()
 
@@ -103,10 +103,11 @@ async def serve_for_all(
     addresses: Sequence[ListenAddr],
     notifier: LinkNotifier,
     have_all_listened: Callable[[], bool],
+    restarts: Callable[[], int],
 ) -> None:
     """Serves until it is cancelled, or told by a signal to stop."""
     workers = Workers(addresses)
-    pages = PagesOfAll(workers, have_all_listened)
+    pages = PagesOfAll(workers, have_all_listened, restarts)
     # A reload is for the workers, and no reason to end.
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
         async with anyio.create_task_group() as tasks:

@@ -37,8 +37,9 @@ class Merger:
     What a worker counts between the last scrape and its death is lost.
     """
 
-    def __init__(self, workers: int) -> None:
-        self.restarts = 0
+    def __init__(self, workers: int, restarts: Callable[[], int]) -> None:
+        """``restarts``: how often one was started again, as the supervisor has counted."""
+        self._restarts = restarts
         self._last: list[Counted] = [{} for _ in range(workers)]
         self._started: list[float | None] = [None] * workers
         self._gone: Counted = {}
@@ -64,7 +65,7 @@ class Merger:
                 yield _filled(shape, totals.get(name, {}))
         yield f.WORKERS.one(len(texts))
         yield f.WORKERS_UP.one(sum(text is not None for text in texts))
-        yield f.WORKER_RESTARTS.one(self.restarts)
+        yield f.WORKER_RESTARTS.one(self._restarts())
 
     def _take(self, worker: int, text: str, gauges: Gauged) -> None:
         counted: Counted = {}
@@ -81,7 +82,6 @@ class Merger:
                     started = sample.value
         if started != self._started[worker]:
             if self._started[worker] is not None:
-                self.restarts += 1
                 _add(self._gone, self._last[worker])
             self._started[worker] = started
         self._last[worker] = counted

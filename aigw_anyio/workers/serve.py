@@ -48,6 +48,7 @@ def run_workers(
             announcement=listening_line(*addresses),
             status=serving_status(*addresses),
             all_listen=shared.note_all_listen,
+            restarted=shared.note_restart,
             release_ports=shared.release_ports,
             timing=timing,
         )
@@ -65,7 +66,8 @@ def _admin(shared: Shared, _: Settings, link: socket.socket) -> int:
     logs.label(worker="admin")
     shared.release_ports()
     notifier = LinkNotifier(link)
-    anyio.run(serve_for_all, shared.admin_sockets, shared.worker_admins, notifier, shared.have_all_listened)
+    told = shared.have_all_listened, shared.restarts
+    anyio.run(serve_for_all, shared.admin_sockets, shared.worker_admins, notifier, *told)
     return EXIT_OK
 
 

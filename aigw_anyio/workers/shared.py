@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 import socket
+import struct
 import tempfile
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,9 @@ from aigw_anyio.socketstream import bind_listeners, bind_sockets
 from aigw_core.limiter import Limiter
 
 _LOOPBACK: Final = ListenAddr("127.0.0.1", 0)
+_NUMBER: Final = struct.Struct("=Q")
+_LISTENED_AT: Final = 0
+_RESTARTS_AT: Final = _NUMBER.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,8 @@ class Shared:
     """The listener of ``metrics_listen``, for who tells of all."""
     held_ports: tuple[socket.socket, ...]
     """Bound and never listening: nobody else can take a port while no worker listens there."""
-    listened: mmap.mmap
-    """One byte: whether every worker has listened."""
+    noted: mmap.mmap
+    """Two numbers that the supervisor writes: whether every worker has listened, and how many were started again."""
     limiter_buffer: mmap.mmap
     hash_key: bytes
     """Under which credentials are counted; one key, or each worker would count in other places."""
@@ -38,10 +42,17 @@ class Shared:
     """A file that whoever writes to standard output locks."""
 
     def note_all_listen(self) -> None:
-        self.listened[0] = 1
+        _NUMBER.pack_into(self.noted, _LISTENED_AT, 1)
 
     def have_all_listened(self) -> bool:
-        return self.listened[0] == 1
+        return _NUMBER.unpack_from(self.noted, _LISTENED_AT) == (1,)
+
+    def note_restart(self) -> None:
+        _NUMBER.pack_into(self.noted, _RESTARTS_AT, self.restarts() + 1)
+
+    def restarts(self) -> int:
+        (number,) = _NUMBER.unpack_from(self.noted, _RESTARTS_AT)
+        return int(number)
 
     def release_ports(self) -> None:
         """In this process: what others hold, or listen on, is not kept from who comes after them."""
@@ -64,7 +75,7 @@ def make_shared(
     """
     data_held = _hold_port(data, owned)
     admins = [_hold_port(_LOOPBACK, owned) for _ in range(workers)]
-    listened, buffer = (owned.enter_context(mmap.mmap(-1, size)) for size in (1, Limiter.buffer_size()))
+    noted, buffer = (owned.enter_context(mmap.mmap(-1, size)) for size in (2 * _NUMBER.size, Limiter.buffer_size()))
     output_lock = _lock_file()
     owned.callback(os.close, output_lock)
     return Shared(
@@ -72,7 +83,7 @@ def make_shared(
         worker_admins=tuple(ListenAddr(_LOOPBACK.host, _port(held)) for held in admins),
         admin_sockets=tuple(admin_sockets),
         held_ports=tuple(sock for held in (data_held, *admins) for sock in held),
-        listened=listened,
+        noted=noted,
         limiter_buffer=buffer,
         hash_key=os.urandom(32),
         output_lock=output_lock,

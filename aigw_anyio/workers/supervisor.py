@@ -50,6 +50,8 @@ class Child:
     link: socket.socket | None = None
     is_outdated: bool = False
     """The settings have changed since the fork, and it cannot take a signal yet."""
+    follows: bool = False
+    """Takes the place of one that has died."""
 
 
 class Supervisor:
@@ -66,17 +68,19 @@ class Supervisor:
         announcement: str,
         status: str,
         all_listen: Callable[[], None],
+        restarted: Callable[[], None],
         release_ports: Callable[[], None],
         timing: SlotTiming | None = None,
     ) -> None:
         """``announcement``: said once everybody is ready for the first time, and then ``all_listen`` is called.
-        ``release_ports``: called when the end begins. ``status``: what the service manager shows while all serve."""
+        ``restarted``: called whenever a worker takes the place of one that has died. ``release_ports``: called
+        when the end begins. ``status``: what the service manager shows while all serve."""
         now = time.monotonic()
         self._settings = self._started_with = settings
         self._load = load
         self._notifier = notifier
         self._announcement, self._status = announcement, status
-        self._all_listen, self._release_ports = all_listen, release_ports
+        self._all_listen, self._restarted, self._release_ports = all_listen, restarted, release_ports
         self._workers = [Child(f"worker {n}", body, Slot(timing)) for n, body in enumerate(workers)]
         self._children = [*self._workers, Child("admin", admin, Slot(timing))]
         self._selector = selectors.DefaultSelector()
@@ -225,6 +229,8 @@ class Supervisor:
         child.link, child.is_outdated = ours, False
         child.slot.started(pid, time.monotonic())
         self._selector.register(ours, selectors.EVENT_READ, child)
+        if child.follows and child in self._workers:
+            self._restarted()
 
     def _become(self, child: Child, link: socket.socket, mask: set[signal.Signals | int]) -> NoReturn:
         """In the new process."""
@@ -271,6 +277,7 @@ class Supervisor:
             child.slot.ended()
             self._code, self._is_stopping = (code if code > 0 else EXIT_FAILED), True
         else:
+            child.follows = True
             self._died(child, f"exit code {code}" if code >= 0 else signal.Signals(-code).name)
 
     def _died(self, child: Child, how: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -101,6 +102,16 @@ def test_every_address_of_a_name_is_held(owned: contextlib.ExitStack, monkeypatc
 def test_what_is_noted_is_noted_for_all(owned: contextlib.ExitStack) -> None:
     shared = made(owned)
     assert not shared.have_all_listened()
+    assert shared.restarts() == 0
     shared.note_all_listen()
     assert shared.have_all_listened()
+    for _ in range(300):
+        shared.note_restart()
+    # What one process notes, all see that were forked from the same.
+    pid = os.fork()
+    if pid == 0:
+        shared.note_restart()
+        os._exit(0)
+    assert os.waitpid(pid, 0) == (pid, 0)
+    assert (shared.restarts(), shared.have_all_listened()) == (301, True)
     assert len(shared.hash_key) == 32

@@ -92,6 +92,7 @@ class Run:
             announcement="listening",
             status="serving",
             all_listen=lambda: self.noted.append("all listen"),
+            restarted=lambda: self.noted.append("restarted"),
             release_ports=lambda: self.noted.append("ports"),
             timing=SlotTiming(retry_first=0.5, retry_longest=4.0),
         )
@@ -290,6 +291,21 @@ def test_a_process_that_cannot_be_made_is_tried_again(run: Run, monkeypatch: pyt
     run.kernel.fork_error = None
     run.look(5.0)
     assert [child.slot.pid is not None for child in run.children] == [True, True, True]
+    assert run.noted == [], "nobody has died"
+
+
+def test_every_worker_that_takes_the_place_of_a_dead_one_is_counted(run: Run) -> None:
+    run.all_ready()
+    run.noted.clear()
+    for number in (0, 1, 2):
+        run.dies(number, signal.SIGKILL)
+    assert run.noted == []
+    run.look(0.6)
+    # The admin process is none.
+    assert run.noted == ["restarted"] * 2
+    run.dies(0, signal.SIGKILL)
+    run.look(9.0)
+    assert run.noted == ["restarted"] * 3
 
 
 def test_a_reload_before_all_are_ready_does_not_make_the_service_ready(run: Run) -> None:
