@@ -9,8 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, Final
 
-from backports import zstd
-
+from tests import zstd
 from tests.e2e import answers
 from tests.e2e.provider import Received
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from backports import zstd
 
 from docs.generator import DOCS
+from tests import zstd
 from tests.blocks import DATA_ADDRESS, DEMO_KEY, Block, blocks_of
 from tests.clients.mock import TEXT, Call, Mock
 from tests.e2e import answers, keys

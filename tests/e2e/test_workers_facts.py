@@ -125,6 +125,7 @@ def test_workers_that_are_killed_lose_and_double_nothing(backend: str, provider:
         load.killed_at[gateway.pid] = float("-inf")
         os.kill(dice.choice(workers(gateway)).pid, signal.SIGKILL)
         wait_until(lambda known=known: gateway.metric("aigw_worker_restarts_total") > known, "it is replaced")  # type: ignore[misc]
+        wait_until(lambda: gateway.metric("aigw_workers_up") == 2, "and has found what the dead one has left")
     load.stop()
     assert gateway.stop() == 0
     gateway.stderr[:] = [line for line in gateway.stderr if "has died" not in line]

@@ -11,7 +11,6 @@ from importlib import import_module
 from importlib.util import find_spec
 
 import pytest
-from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,6 +22,7 @@ from aigw_core.usage.decoding import (
     is_encoded,
     open_decoder,
 )
+from tests import zstd
 from tests.core.usage.helpers import byte_by_byte, split_at
 
 brotli = import_module("brotli") if find_spec("brotli") else None

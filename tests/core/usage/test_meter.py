@@ -9,7 +9,6 @@ import tracemalloc
 import zlib
 
 import pytest
-from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +17,7 @@ from aigw_core.usage.document import DOCUMENT_MAX
 from aigw_core.usage.sse import EVENT_MAX, LONG_EVENT
 from aigw_core.usage.strip import HELD_MAX
 from aigw_core.wires import Wire
+from tests import zstd
 from tests.core.usage.helpers import JSON, SSE, Run, byte_by_byte, recording, split_at
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}

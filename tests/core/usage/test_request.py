@@ -20,11 +20,7 @@ from aigw_core.usage.scanner import RootScanner
 from aigw_core.usage.splice import SPLICE_MAX
 from tests.core.usage.helpers import byte_by_byte, split_at
 from tests.core.usage.json_texts import Members, broken_documents, documents, loaded, spelt
-
-try:
-    from compression.zstd import compress as zstd  # type: ignore[import-not-found]  # Python 3.14
-except ImportError:
-    from backports.zstd import compress as zstd
+from tests.zstd import compress as zstd
 
 MIB = 1024 * 1024
 FREE = BodyRules(None, refuse_background=False, refuse_stored_refs=False, on_model=None, max_bytes=64 * MIB)
@@ -851,7 +847,8 @@ def test_what_is_refused_never_reaches_a_provider_whole(
     body: bytes, rules: BodyRules, coding: bytes, chunked: bool, collect_max: int, cuts: list[int]
 ) -> None:
     readable = loaded(body)
-    sent_bytes = {b"": bytes, b"gzip": gzip.compress, b"zstd": zstd}[coding](body)
+    encoders: dict[bytes, Callable[[bytes], bytes]] = {b"": bytes, b"gzip": gzip.compress, b"zstd": zstd}
+    sent_bytes = encoders[coding](body)
     rules = replace(rules, collect_max=collect_max)
     ways = [
         Sent(rules, pieces, chunked=chunked, content_encoding=coding)
