@@ -29,7 +29,7 @@ class Turn:
         self._loop = loop
         self._push = push
         # What asyncio has still to run in this turn. Not public; uvloop, which has none, gathers writes by itself.
-        self._ready: Sized = getattr(loop, "_ready", ())
+        self._ready: Sized | None = getattr(loop, "_ready", None)
         self._writes: deque[tuple[asyncio.Transport, bytes]] = deque()
         self._is_due = False
         self._has_records = False
@@ -37,10 +37,11 @@ class Turn:
         """Tells whether something that was written then has been sent by now."""
 
     def write(self, transport: asyncio.Transport, data: bytes) -> None:
-        writes = self._writes
-        if not writes and len(self._ready) == self._is_due:
-            # Nothing but our own end is left of this turn.
-            transport.write(data)
+        writes, ready = self._writes, self._ready
+        # No more than our own end may be left of this turn.
+        if ready is None or (not writes and len(ready) == self._is_due):
+            if not transport.is_closing():
+                transport.write(data)
             return
         writes.append((transport, data))
         if not self._is_due:
@@ -56,7 +57,9 @@ class Turn:
             # One by one: a write may tell a connection that it is blocked, and that one may write, or flush, in turn.
             while writes:
                 transport, data = writes.popleft()
-                transport.write(data)
+                # It may have been lost meanwhile, which uvloop takes ill.
+                if not transport.is_closing():
+                    transport.write(data)
             self.flushes += 1
 
     def push_soon(self) -> None:
@@ -68,7 +71,13 @@ class Turn:
 
     def _end(self) -> None:
         self._is_due = False
-        self.flush()
-        if self._has_records:
-            self._has_records = False
-            self._push()
+        try:
+            self.flush()
+        finally:
+            # Whatever one write has come to, what is due to others goes out.
+            if self._writes:
+                self._is_due = True
+                self._loop.call_soon(self._end)
+            if self._has_records:
+                self._has_records = False
+                self._push()

@@ -180,7 +180,7 @@ class Upstream(Reading):
 
     def send(self, data: bytes) -> None:
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         turn = self._turn
         self._sent_at = turn.flushes

@@ -19,7 +19,7 @@ order, before the next input. The rules, in the order in which they matter:
    both must agree. The anchor proves the history, not that a server that crashed holds what it held.
 9. "Nothing pending" may be said a moment too early: a server takes the message that is written over away first, and
    counts the new one for its consumers later. So what a reader holds then may lack a key that was written again: it
-   is not taken over before the rest of what the description counts has come, and one difference is no proof, two are.
+   is not taken over before it holds as many subjects as a description, and one difference is no proof, two are.
 
 The outermost retry (a new connection) belongs to whoever owns the connection; the machine spaces what it begins again
 on one that works.
@@ -406,9 +406,9 @@ class DenyFeed:
         out: list[FeedEffect] = []
         is_waiting = self._tally.ahead is not None
         is_enough = now - self._agreed_at >= self._t.agree
-        if verdict is not Verdict.OTHER and (is_enough or not is_waiting):
-            # Read without a gap, from the stream that we think it is, and all that it held when it was described:
-            # better than what is in force, even where the number cannot be told.
+        if verdict is Verdict.SAME or (verdict is Verdict.OPEN and is_enough):
+            # Read without a gap, from the stream that we think it is: better than what is in force, even where the
+            # number cannot be told.
             out = self._take_over(reader)
         if verdict is Verdict.SAME:
             self._disagreements = 0
@@ -419,7 +419,10 @@ class DenyFeed:
             self._disagreements += 1
             if self._disagreements >= DISAGREEMENTS_MAX:
                 self.stats.vanished += 1
-                return self._begin_again("entries have vanished from the bucket", now, is_tainted=True)
+                if self._tally.holds_more:
+                    # Nothing is lacking; where entries vanish all the time, no other reading would fare better.
+                    out = self._take_over(reader)
+                return out + self._begin_again("entries have vanished from the bucket", now, is_tainted=True)
         elif is_enough:
             return out + self._begin_again("the bucket changes too fast to compare", now, is_tainted=True)
         self._timers[FeedTimer.ASK] = now + self._t.again

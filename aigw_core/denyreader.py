@@ -93,20 +93,25 @@ class Tally:
     history: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=HISTORY_MAX))
     ahead: StreamState | None = None
     """A description of entries that have not arrived."""
+    holds_more: bool = False
+    """At the last verdict we held more subjects than the stream had: some have vanished from it."""
 
     def note(self, revision: int, subjects: int) -> None:
         self.history.append((revision, subjects))
 
     def compare(self, stream: StreamState) -> Verdict:
         """Keeps a description that is ahead of us, until ``arrived`` or ``nothing_more``."""
-        self.ahead = None
+        waiting, self.ahead = self.ahead, None
         for revision, subjects in reversed(self.history):
             if revision == stream.last_seq:
+                self.holds_more = subjects > stream.subjects
                 return Verdict.SAME if subjects == stream.subjects else Verdict.OTHER
             if revision < stream.last_seq:
                 break
-        if not self.history or stream.last_seq > self.history[-1][0]:
-            self.ahead = stream
+        newest = self.history[-1][0] if self.history else -1
+        if stream.last_seq > newest:
+            # The older one comes first: where entries are late, none would ever be overtaken.
+            self.ahead = waiting if waiting is not None and waiting.last_seq > newest else stream
         return Verdict.OPEN
 
     @property

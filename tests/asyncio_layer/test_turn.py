@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -24,6 +25,7 @@ class _Transport:
         self.name = name
         self.log = log
         self.on_write = on_write
+        self.is_lost = False
 
     def write(self, data: bytes) -> None:
         self.log.append((self.name, data))
@@ -32,7 +34,7 @@ class _Transport:
             on_write()
 
     def is_closing(self) -> bool:
-        return False
+        return self.is_lost
 
     def get_write_buffer_size(self) -> int:
         self.log.append((self.name, b"size"))
@@ -130,6 +132,59 @@ def test_what_a_write_causes_comes_behind_what_is_due(is_flushed: bool) -> None:
         # Nothing else is ready when they are made.
         await asyncio.sleep(0.01)
         assert log == [("one", b"1"), ("other", b"2"), ("other", b"3"), *[("flushed", b"")] * is_flushed]
+
+    asyncio.run(run())
+
+
+def test_what_is_due_to_one_that_is_lost_meanwhile_is_dropped() -> None:
+    async def run() -> None:
+        log: Log = []
+        loop = asyncio.get_running_loop()
+        turn = Turn(loop, lambda: None)
+        lost = _Transport("lost", log)
+        loop.call_soon(turn.write, cast(asyncio.Transport, lost), b"1")
+        loop.call_soon(turn.write, _transport("other", log), b"2")
+        loop.call_soon(setattr, lost, "is_lost", True)
+        await _turn_is_over()
+        turn.write(cast(asyncio.Transport, lost), b"3")
+        assert log == [("other", b"2")]
+
+    asyncio.run(run())
+
+
+def test_a_write_that_fails_keeps_nothing_from_others() -> None:
+    def fails() -> None:
+        raise RuntimeError("the handle is closed")
+
+    async def run() -> None:
+        log: Log = []
+        told: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+        turn = Turn(loop, lambda: log.append(("push", b"")))
+        loop.call_soon(turn.write, _transport("bad", log, fails), b"1")
+        loop.call_soon(turn.push_soon)
+        loop.call_soon(turn.write, _transport("other", log), b"2")
+        await _turn_is_over()
+        await _turn_is_over()
+        assert log == [("bad", b"1"), ("push", b""), ("other", b"2")]
+        assert told == ["the handle is closed"]
+
+    asyncio.run(run())
+
+
+def test_a_loop_that_does_not_tell_what_is_ready_is_written_to_at_once() -> None:
+    async def run() -> None:
+        log: Log = []
+        loop = asyncio.get_running_loop()
+        quiet = cast(asyncio.AbstractEventLoop, SimpleNamespace(call_soon=loop.call_soon))
+        turn = Turn(quiet, lambda: log.append(("push", b"")))
+        turn.push_soon()
+        loop.call_soon(turn.write, _transport("one", log), b"1")
+        loop.call_soon(turn.write, _transport("other", log), b"2")
+        await _turn_is_over()
+        assert sorted(log) == [("one", b"1"), ("other", b"2"), ("push", b"")]
+        assert turn.flushes == 0
 
     asyncio.run(run())
 

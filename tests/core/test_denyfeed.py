@@ -5,8 +5,11 @@ The rule machine over the same bucket stands with the others in ``test_stateful_
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
+from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -24,6 +27,7 @@ from aigw_core.denystates import (
     AskStream,
     Changed,
     CloseConsumer,
+    FeedEffect,
     FeedPhase,
     FeedState,
     FeedTiming,
@@ -566,6 +570,110 @@ def test_a_key_that_is_written_again_while_all_is_read_stays_refused() -> None:
     assert world.held() == world.truth()
     assert world.held()[KEYS[0]] is DenyReason.FRAUD
     assert (world.feed.stats.rescans, world.feed.state) == (1, FeedState.LIVE)
+
+
+@pytest.mark.parametrize("is_described_before", [False, True])
+def test_a_description_that_no_entry_stands_for_is_no_proof(is_described_before: bool) -> None:
+    """The entry that it ends with was written over as well, and what did that is not here either."""
+    world = live_world(*KEYS[:3])
+    world.run(world.feed.doubt("for a test", world.now))
+    world.serve()
+    world.receive(world.replies)
+    overwritten(world, KEYS[0])
+    world.serve()
+    if is_described_before:
+        world.receive(world.replies)
+    world.write(KEYS[5], EntryKind.PUT, b"spend")
+    world.write(KEYS[0], EntryKind.PUT, b"spend", is_announced=False)
+    world.send()
+    world.receive(world.deliveries)
+    world.receive(world.replies)
+    assert KEYS[0] in world.held()
+    world.calm(1.0)
+    assert (world.held(), world.feed.stats.rescans) == (world.truth(), 1)
+
+
+class Busy:
+    """A bucket that is written all the time, over a network that takes its time; both in simulated seconds."""
+
+    def __init__(self, seed: int, *, answer_secs: float, entry_secs: float, write: Callable[[World], None]) -> None:
+        """``write``: called every millisecond."""
+        self.world = World(seed / 10)
+        self._write = write
+        self._ways = ((self.world.replies, answer_secs), (self.world.deliveries, entry_secs))
+        self._coming: list[tuple[float, Callable[[], list[FeedEffect]]]] = []
+
+    def go_on(self, secs: float) -> None:
+        world = self.world
+        end = world.now + secs
+        while world.now < end:
+            world.connect()
+            self._write(world)
+            while world.requests:
+                world.serve()
+            for _ in range(3):
+                world.send()
+            for queue, delay in self._ways:
+                while queue:
+                    self._coming.append((world.now + delay, queue.popleft()))
+            due = [arrive for at, arrive in self._coming if at <= world.now]
+            self._coming = [(at, arrive) for at, arrive in self._coming if at > world.now]
+            for arrive in due:
+                world.run(arrive())
+            world.wait(0.001)
+
+    def wait(self, condition: Callable[[], bool], longest: float) -> float:
+        began = self.world.now
+        while not condition() and self.world.now - began < longest:
+            self.go_on(0.01)
+        return self.world.now - began
+
+
+@pytest.mark.parametrize(("answer_secs", "entry_secs"), [(0.003, 0.003), (0.05, 0.05), (0.003, 0.15)])
+def test_a_busy_bucket_is_taken_over_soon(answer_secs: float, entry_secs: float) -> None:
+    """Also where entries are late behind the answers, so that each description is ahead of them."""
+    chance = random.Random(4)
+
+    def write(world: World) -> None:
+        if chance.random() < 0.3:
+            world.write(chance.choice(KEYS[:6]), EntryKind.PUT, b"spend")
+
+    busy = Busy(4, answer_secs=answer_secs, entry_secs=entry_secs, write=write)
+    busy.go_on(2.0)
+    feed = busy.world.feed
+    before = feed.stats.rescans
+    busy.world.run(feed.doubt("for a test", busy.world.now))
+    assert busy.wait(lambda: feed.stats.rescans > before, 5.0) < 1.0
+    busy.go_on(1.0)
+    assert (feed.state, feed.stats.rescans, feed.stats.vanished) == (FeedState.LIVE, before + 1, 0)
+
+
+@pytest.mark.parametrize("seed", [1, 4, 8])
+@pytest.mark.parametrize(("gap_secs", "delay_secs"), [(0.02, 0.02), (0.04, 0.003)])
+def test_what_is_written_while_entries_vanish_all_the_time_counts(
+    seed: int, gap_secs: float, delay_secs: float
+) -> None:
+    """Expiry without markers: no reading ever agrees with a description."""
+    chance = random.Random(seed)
+    alive: deque[tuple[float, str]] = deque()
+    written = itertools.count(100)
+    due = 0.0
+
+    def write(world: World) -> None:
+        nonlocal due
+        due = due or world.now
+        while due <= world.now:
+            key = f"blackhole.{next(written)}"
+            world.write(key, EntryKind.PUT, b"spend")
+            alive.append((due + 5.0, key))
+            due += gap_secs * chance.uniform(0.5, 1.5)
+        while alive and alive[0][0] <= world.now:
+            world.vanish(alive.popleft()[1])
+
+    busy = Busy(seed, answer_secs=delay_secs, entry_secs=delay_secs, write=write)
+    busy.go_on(12.0)
+    busy.world.write(KEYS[0], EntryKind.PUT, b"fraud")
+    assert busy.wait(lambda: KEYS[0] in busy.world.held(), 2 * BOUND_SECS) < BOUND_SECS
 
 
 def test_a_reading_aside_that_differs_once_is_made_again() -> None:
