@@ -294,6 +294,7 @@ def test_an_outage_is_three_lines_and_a_storm_of_retries_none(
         bucket.create()
     gateway = start(AI_NATS_URL=server.url)
     wait_live(gateway)
+    gateway.wait_log("deny feed is live")
     before = len(gateway.stderr)
     server.kill()
     wait_until(lambda: gateway.metric("aigw_deny_failures_total") >= 4, "some attempts have failed", 60.0)
