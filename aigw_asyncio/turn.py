@@ -28,7 +28,7 @@ class Turn:
         """``push``: writes the records of facts."""
         self._loop = loop
         self._push = push
-        # What asyncio has still to run in this turn. Not public; uvloop, which has none, gathers writes by itself.
+        # What asyncio has still to run in this turn. Not public; uvloop has none, so there all is written at once.
         self._ready: Sized | None = getattr(loop, "_ready", None)
         self._writes: deque[tuple[asyncio.Transport, bytes]] = deque()
         self._is_due = False

@@ -15,7 +15,14 @@ from aigw_asyncio.turn import WRITES_MAX, Turn
 from aigw_asyncio.upstream import Upstream
 from aigw_core.origin import Origin
 
+pytestmark = pytest.mark.anyio
+
 Log = list[tuple[str, bytes]]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
 
 
 class _Transport:
@@ -56,189 +63,151 @@ def _transport(name: str, log: Log, on_write: Callable[[], None] | None = None) 
     return cast(asyncio.Transport, _Transport(name, log, on_write))
 
 
+def made() -> tuple[Log, asyncio.AbstractEventLoop, Turn]:
+    """A log of the writes and pushes of a turn of this loop."""
+    log: Log = []
+    loop = asyncio.get_running_loop()
+    return log, loop, Turn(loop, lambda: log.append(("push", b"")))
+
+
 async def _turn_is_over() -> None:
     # One turn for what was begun in this one, and one for its end.
     await asyncio.sleep(0)
     await asyncio.sleep(0)
 
 
-def test_writes_of_one_turn_are_made_at_its_end_in_order() -> None:
-    async def run() -> None:
-        log: Log = []
-        turn = Turn(asyncio.get_running_loop(), lambda: log.append(("push", b"")))
-        one, other = _transport("one", log), _transport("other", log)
-        loop = asyncio.get_running_loop()
-        for transport, data in ((one, b"1"), (other, b"2"), (one, b"3")):
-            loop.call_soon(turn.write, transport, data)
-        loop.call_soon(turn.push_soon)
-        loop.call_soon(lambda: log.append(("turn", b"")))
-        await _turn_is_over()
-        assert log == [("turn", b""), ("one", b"1"), ("other", b"2"), ("one", b"3"), ("push", b"")]
-        assert turn.flushes == 1
-
-    asyncio.run(run())
+async def test_writes_of_one_turn_are_made_at_its_end_in_order() -> None:
+    log, loop, turn = made()
+    one, other = _transport("one", log), _transport("other", log)
+    for transport, data in ((one, b"1"), (other, b"2"), (one, b"3")):
+        loop.call_soon(turn.write, transport, data)
+    loop.call_soon(turn.push_soon)
+    loop.call_soon(lambda: log.append(("turn", b"")))
+    await _turn_is_over()
+    assert log == [("turn", b""), ("one", b"1"), ("other", b"2"), ("one", b"3"), ("push", b"")]
+    assert turn.flushes == 1
 
 
-def test_the_only_write_of_a_turn_is_made_at_once() -> None:
-    async def run() -> None:
-        log: Log = []
-        turn = Turn(asyncio.get_running_loop(), lambda: log.append(("push", b"")))
-        transport = _transport("one", log)
-        turn.write(transport, b"1")
-        assert log == [("one", b"1")]
-        turn.push_soon()
-        turn.write(transport, b"2")
-        assert log == [("one", b"1"), ("one", b"2")]
-        await _turn_is_over()
-        assert log[2:] == [("push", b"")]
-        assert turn.flushes == 0
-
-    asyncio.run(run())
+async def test_the_only_write_of_a_turn_is_made_at_once() -> None:
+    log, _, turn = made()
+    transport = _transport("one", log)
+    turn.write(transport, b"1")
+    assert log == [("one", b"1")]
+    turn.push_soon()
+    turn.write(transport, b"2")
+    assert log == [("one", b"1"), ("one", b"2")]
+    await _turn_is_over()
+    assert log[2:] == [("push", b"")]
+    assert turn.flushes == 0
 
 
-def test_a_long_turn_writes_in_between() -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        transport = _transport("one", log)
-        seen = []
-        for number in range(WRITES_MAX + 1):
-            loop.call_soon(turn.write, transport, b"%d" % number)
-            loop.call_soon(lambda: seen.append(len(log)))
-        await _turn_is_over()
-        assert seen == [*[0] * (WRITES_MAX - 1), WRITES_MAX, WRITES_MAX]
-        assert [data for _, data in log] == [b"%d" % number for number in range(WRITES_MAX + 1)]
-
-    asyncio.run(run())
+async def test_a_long_turn_writes_in_between() -> None:
+    log, loop, turn = made()
+    transport = _transport("one", log)
+    seen = []
+    for number in range(WRITES_MAX + 1):
+        loop.call_soon(turn.write, transport, b"%d" % number)
+        loop.call_soon(lambda: seen.append(len(log)))
+    await _turn_is_over()
+    assert seen == [*[0] * (WRITES_MAX - 1), WRITES_MAX, WRITES_MAX]
+    assert [data for _, data in log] == [b"%d" % number for number in range(WRITES_MAX + 1)]
 
 
 @pytest.mark.parametrize("is_flushed", [False, True])
-def test_what_a_write_causes_comes_behind_what_is_due(is_flushed: bool) -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        other = _transport("other", log)
+async def test_what_a_write_causes_comes_behind_what_is_due(is_flushed: bool) -> None:
+    log, loop, pushed = list[tuple[str, bytes]](), asyncio.get_running_loop(), asyncio.Event()
+    turn = Turn(loop, pushed.set)
+    other = _transport("other", log)
 
-        def blocked() -> None:
-            turn.write(other, b"3")
-            if is_flushed:
-                turn.flush()
-                log.append(("flushed", b""))
+    def blocked() -> None:
+        turn.write(other, b"3")
+        if is_flushed:
+            turn.flush()
+            log.append(("flushed", b""))
 
-        loop.call_soon(turn.write, _transport("one", log, blocked), b"1")
-        loop.call_soon(turn.write, other, b"2")
-        # Nothing else is ready when they are made.
-        await asyncio.sleep(0.01)
-        assert log == [("one", b"1"), ("other", b"2"), ("other", b"3"), *[("flushed", b"")] * is_flushed]
-
-    asyncio.run(run())
+    loop.call_soon(turn.write, _transport("one", log, blocked), b"1")
+    loop.call_soon(turn.write, other, b"2")
+    # Nothing else is ready when they are made: this test waits for the push.
+    loop.call_soon(turn.push_soon)
+    await pushed.wait()
+    assert log == [("one", b"1"), ("other", b"2"), ("other", b"3"), *[("flushed", b"")] * is_flushed]
 
 
-def test_what_is_due_to_one_that_is_lost_meanwhile_is_dropped() -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        lost = _Transport("lost", log)
-        loop.call_soon(turn.write, cast(asyncio.Transport, lost), b"1")
-        loop.call_soon(turn.write, _transport("other", log), b"2")
-        loop.call_soon(setattr, lost, "is_lost", True)
-        await _turn_is_over()
-        turn.write(cast(asyncio.Transport, lost), b"3")
-        assert log == [("other", b"2")]
-
-    asyncio.run(run())
+async def test_what_is_due_to_one_that_is_lost_meanwhile_is_dropped() -> None:
+    log, loop, turn = made()
+    lost = _Transport("lost", log)
+    loop.call_soon(turn.write, cast(asyncio.Transport, lost), b"1")
+    loop.call_soon(turn.write, _transport("other", log), b"2")
+    loop.call_soon(setattr, lost, "is_lost", True)
+    await _turn_is_over()
+    turn.write(cast(asyncio.Transport, lost), b"3")
+    assert log == [("other", b"2")]
 
 
-def test_a_write_that_fails_keeps_nothing_from_others() -> None:
+async def test_a_write_that_fails_keeps_nothing_from_others() -> None:
     def fails() -> None:
         raise RuntimeError("the handle is closed")
 
-    async def run() -> None:
-        log: Log = []
-        told: list[str] = []
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
-        turn = Turn(loop, lambda: log.append(("push", b"")))
-        loop.call_soon(turn.write, _transport("bad", log, fails), b"1")
-        loop.call_soon(turn.push_soon)
-        loop.call_soon(turn.write, _transport("other", log), b"2")
-        await _turn_is_over()
-        await _turn_is_over()
-        assert log == [("bad", b"1"), ("push", b""), ("other", b"2")]
-        assert told == ["the handle is closed"]
-
-    asyncio.run(run())
+    log, loop, turn = made()
+    told: list[str] = []
+    loop.set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+    loop.call_soon(turn.write, _transport("bad", log, fails), b"1")
+    loop.call_soon(turn.push_soon)
+    loop.call_soon(turn.write, _transport("other", log), b"2")
+    await _turn_is_over()
+    await _turn_is_over()
+    assert log == [("bad", b"1"), ("push", b""), ("other", b"2")]
+    assert told == ["the handle is closed"]
 
 
-def test_a_loop_that_does_not_tell_what_is_ready_is_written_to_at_once() -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        quiet = cast(asyncio.AbstractEventLoop, SimpleNamespace(call_soon=loop.call_soon))
-        turn = Turn(quiet, lambda: log.append(("push", b"")))
-        turn.push_soon()
-        loop.call_soon(turn.write, _transport("one", log), b"1")
-        loop.call_soon(turn.write, _transport("other", log), b"2")
-        await _turn_is_over()
-        assert sorted(log) == [("one", b"1"), ("other", b"2"), ("push", b"")]
-        assert turn.flushes == 0
-
-    asyncio.run(run())
+async def test_a_loop_that_does_not_tell_what_is_ready_is_written_to_at_once() -> None:
+    log: Log = []
+    loop = asyncio.get_running_loop()
+    quiet = cast(asyncio.AbstractEventLoop, SimpleNamespace(call_soon=loop.call_soon))
+    turn = Turn(quiet, lambda: log.append(("push", b"")))
+    turn.push_soon()
+    loop.call_soon(turn.write, _transport("one", log), b"1")
+    loop.call_soon(turn.write, _transport("other", log), b"2")
+    await _turn_is_over()
+    assert sorted(log) == [("one", b"1"), ("other", b"2"), ("push", b"")]
+    assert turn.flushes == 0
 
 
-def test_flushed_before_the_end() -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        loop.call_soon(turn.write, _transport("one", log), b"1")
-        loop.call_soon(turn.flush)
-        loop.call_soon(lambda: log.append(("turn", b"")))
-        await _turn_is_over()
-        assert log == [("one", b"1"), ("turn", b"")]
-
-    asyncio.run(run())
+async def test_flushed_before_the_end() -> None:
+    log, loop, turn = made()
+    loop.call_soon(turn.write, _transport("one", log), b"1")
+    loop.call_soon(turn.flush)
+    loop.call_soon(lambda: log.append(("turn", b"")))
+    await _turn_is_over()
+    assert log == [("one", b"1"), ("turn", b"")]
 
 
 @pytest.mark.parametrize(
     ("end", "noted"),
     [(Upstream.close, b"close"), (Upstream.abort, b"close"), (lambda upstream: upstream.usable, b"size")],
 )
-def test_what_is_due_goes_out_before_an_upstream_connection_is_closed_or_kept(
+async def test_what_is_due_goes_out_before_an_upstream_connection_is_closed_or_kept(
     end: Callable[[Upstream], object], noted: bytes
 ) -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        upstream = Upstream(Origin("http", "a", 80), None, loop, ReadBuffer(loop), turn)
-        upstream.connection_made(_transport("one", log))
-        loop.call_soon(upstream.send, b"1")
-        loop.call_soon(end, upstream)
-        loop.call_soon(lambda: None)
-        await _turn_is_over()
-        assert log == [("one", b"1"), ("one", noted)]
-
-    asyncio.run(run())
+    log, loop, turn = made()
+    upstream = Upstream(Origin("http", "a", 80), None, loop, ReadBuffer(loop), turn)
+    upstream.connection_made(_transport("one", log))
+    loop.call_soon(upstream.send, b"1")
+    loop.call_soon(end, upstream)
+    loop.call_soon(lambda: None)
+    await _turn_is_over()
+    assert log == [("one", b"1"), ("one", noted)]
 
 
-def test_whether_an_upstream_connection_may_be_kept_makes_nobody_elses_write() -> None:
-    async def run() -> None:
-        log: Log = []
-        loop = asyncio.get_running_loop()
-        turn = Turn(loop, lambda: None)
-        upstream = Upstream(Origin("http", "a", 80), None, loop, ReadBuffer(loop), turn)
-        upstream.connection_made(_transport("one", log))
-        loop.call_soon(upstream.send, b"1")
-        loop.call_soon(lambda: None)
-        await _turn_is_over()
-        loop.call_soon(turn.write, _transport("other", log), b"2")
-        loop.call_soon(lambda: upstream.usable)
-        loop.call_soon(lambda: None)
-        await _turn_is_over()
-        assert log == [("one", b"1"), ("one", b"size"), ("other", b"2")]
-
-    asyncio.run(run())
+async def test_whether_an_upstream_connection_may_be_kept_makes_nobody_elses_write() -> None:
+    log, loop, turn = made()
+    upstream = Upstream(Origin("http", "a", 80), None, loop, ReadBuffer(loop), turn)
+    upstream.connection_made(_transport("one", log))
+    loop.call_soon(upstream.send, b"1")
+    loop.call_soon(lambda: None)
+    await _turn_is_over()
+    loop.call_soon(turn.write, _transport("other", log), b"2")
+    loop.call_soon(lambda: upstream.usable)
+    loop.call_soon(lambda: None)
+    await _turn_is_over()
+    assert log == [("one", b"1"), ("one", b"size"), ("other", b"2")]
