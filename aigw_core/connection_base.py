@@ -160,7 +160,8 @@ class ConnectionBase:
 
     def request_head(self, attempt: int, head: RequestHead) -> None:  # noqa: ARG002  # as the port has it
         self._chunked_upstream = isinstance(head.framing, Chunked)
-        self._upstream = ResponseReader(head.method)
+        exchange = self._exchange
+        self._upstream = ResponseReader(head.method, None if exchange is None else exchange.response_shapes)
         self._keep_alive = None
         self._up.append(request_head_bytes(head))
 

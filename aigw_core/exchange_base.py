@@ -16,6 +16,7 @@ from aigw_core.effects import (
 from aigw_core.errors import Dialect, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable
+from aigw_core.http1.shapes import ResponseShapes
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
@@ -101,6 +102,12 @@ class ExchangeBase:
         if request is None or request.stopped or request.blocked:
             return False
         return request.held_size < REQUEST_HOLD_MAX
+
+    @property
+    def response_shapes(self) -> ResponseShapes | None:
+        """What is known of the heads that its provider sends."""
+        authorized = self._authorized
+        return None if authorized is None else authorized.provider.response_shapes
 
     @property
     def deadline(self) -> tuple[float, Timer] | None:

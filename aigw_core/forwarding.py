@@ -144,14 +144,15 @@ def downstream_response_head(
     head: ResponseHead, framing: Framing, request_id: str, pool_key: bytes | None
 ) -> ResponseHead:
     """The provider's final head as the caller gets it."""
-    dropped = hop_by_hop_of(head.headers)
+    look = head.look
+    dropped = HOP_BY_HOP if look is not None else hop_by_hop_of(head.headers)
     lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
-    if lengthless and b"content-length" in head.headers.first:
+    if lengthless and (b"content-length" in head.headers.first if look is None else look[0].has_length):
         dropped = dropped | _LENGTH
     value = request_id.encode()
     own = (_ID_NAME, _ID_NAME, value, b"%b: %b\r\n" % (_ID_NAME, value), b"")
     if dropped is HOP_BY_HOP:
-        lines = head.headers.relayed_lines()
+        lines = head.headers.relayed_lines() if look is None else look[0].relayed_lines(look[1])
         if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
             headers = Headers.lazy(partial(_relayed_fields, head, own))
             return ResponseHead(head.status, head.reason, headers, framing, False, lines + own[3])

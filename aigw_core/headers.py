@@ -168,7 +168,9 @@ def hop_by_hop_of(headers: Headers) -> frozenset[bytes]:
     A nomination never removes framing, Host, credentials or ``x-aigw-*``: it would let one peer strip
     what the other relies on (CVE-2025-48865).
     """
-    if headers.first.get(b"connection", b"") in _NOMINATES_NOTHING and not headers.repeated:
+    if headers.first.get(b"connection", b"") in _NOMINATES_NOTHING and (
+        not headers.repeated or len(headers.get_all(b"connection")) < 2
+    ):
         return HOP_BY_HOP
     nominated = headers.tokens(b"connection")
     extra = [n for n in nominated if n not in _NEVER_NOMINATED and not n.startswith(OWN_PREFIX)]

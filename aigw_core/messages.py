@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from aigw_core.headers import Headers
+
+if TYPE_CHECKING:
+    from aigw_core.http1.shapes import Look
 
 _KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?:$|[,;\s])", re.IGNORECASE)
 
@@ -74,6 +78,8 @@ class ResponseHead:
     http_1_0: bool = False
     lines: bytes | None = field(default=None, repr=False, compare=False)
     """As of a request."""
+    look: Look | None = field(default=None, repr=False, compare=False)
+    """How it was recognised, where it did not have to be parsed."""
 
     @property
     def keep_alive(self) -> float | None:

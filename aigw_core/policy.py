@@ -9,9 +9,10 @@ from enum import StrEnum
 from aigw_core.denyset import DenyReason
 from aigw_core.errors import Dialect, Rejection
 from aigw_core.headers import Field
+from aigw_core.http1.shapes import ResponseShapes
 from aigw_core.keys import KeyRing, VirtualKey
 from aigw_core.origin import Origin, parse_origin
-from aigw_core.providers import PROVIDERS, AuthScheme, Provider
+from aigw_core.providers import PROVIDERS, UPSTREAM_ID_HEADERS, AuthScheme, Provider
 from aigw_core.routing import Route, ScopeTable
 from aigw_core.secrets import Secret
 from aigw_core.usage.profile import UsageProfile, usage_profile
@@ -72,6 +73,10 @@ class ProviderPolicy:
     on_client_abort: OnClientAbort = OnClientAbort.ABORT
     idle_timeout: float = 30.0
     usage: UsageProfile = field(default_factory=lambda: usage_profile(""))
+    response_shapes: ResponseShapes = field(
+        default_factory=lambda: ResponseShapes(UPSTREAM_ID_HEADERS), init=False, repr=False, compare=False
+    )
+    """What its response heads look like, as far as they have come in; kept by :mod:`aigw_core.http1.upstream`."""
 
     @classmethod
     def of(cls, provider: Provider, *, generation: int = 0, extra_scope: tuple[str, ...] = ()) -> ProviderPolicy:

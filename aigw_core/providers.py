@@ -70,6 +70,16 @@ _TABLE = (
     Provider("xai", "https://api.x.ai", "/v1", ("/v1",), (b"xai-",)),
 )
 
+UPSTREAM_ID_HEADERS = (
+    b"x-request-id",
+    b"request-id",
+    b"x-generation-id",
+    b"mistral-correlation-id",
+    b"x-ds-trace-id",
+    b"inference-id",
+)
+"""Response fields in which providers give the id of a request, by falling preference."""
+
 PROVIDERS: dict[str, Provider] = {provider.name: provider for provider in _TABLE}
 ADDED_BASES = ("", "/v1")
 """Base paths of a provider that the operator added without naming any."""

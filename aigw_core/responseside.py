@@ -15,6 +15,7 @@ from aigw_core.wires import Wire
 
 _OPAQUE: Final = Wire.OPAQUE
 _JSON_LABEL: Final = b"application/json"
+_PLAIN_CODINGS: Final = (b"", b"identity")
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
 METER_FEED_MAX: Final = 65_536
@@ -73,25 +74,35 @@ class ResponseSide:
         self.upstream_status = head.status
         self._opaque = authorized.route.wire is _OPAQUE
         key = pool_key_of(authorized)
-        framing = self._start_meter(head, authorized, body, whole)
+        look = head.look
+        if look is not None:
+            label, encoding = look[0].content_type, look[0].content_encoding
+        else:
+            first = head.headers.first
+            label, encoding = first.get(b"content-type", b""), first.get(b"content-encoding", b"")
+        framing = self._start_meter(head, authorized, body, label, encoding, whole=whole)
         out = downstream_response_head(head, framing, request_id, key)
-        self.upstream_id = upstream_request_id(head.headers, key)
-        encoding = head.headers.first.get(b"content-encoding", b"")
-        if key is not None and head.status >= 400 and encoding.lower() in (b"", b"identity"):
+        self.upstream_id = upstream_request_id(head, key)
+        if key is not None and head.status >= 400 and encoding.lower() in _PLAIN_CODINGS:
             self._mask = KeyMask(key)
         return out
 
     def _start_meter(
-        self, head: ResponseHead, authorized: Authorized, body: ManagedBody | None, whole: bool
+        self,
+        head: ResponseHead,
+        authorized: Authorized,
+        body: ManagedBody | None,
+        label: bytes,
+        encoding: bytes,
+        *,
+        whole: bool,
     ) -> Framing:
         framing = head.framing
         if isinstance(framing, NoBody):
             return framing
         if body is None:
             return framing if isinstance(framing, Length) else CHUNKED
-        encoding = head.headers.first.get(b"content-encoding", b"")
-        strip = body.injected and head.status < 300 and encoding.lower() in (b"", b"identity")
-        label = head.headers.first.get(b"content-type", b"")
+        strip = body.injected and head.status < 300 and encoding.lower() in _PLAIN_CODINGS
         is_usual = whole and 200 <= head.status < 300 and label.startswith(_JSON_LABEL) and not (strip or encoding)
         if not is_usual:
             self._new_meter(authorized, body, strip=strip).response_head(head.status, label, encoding)

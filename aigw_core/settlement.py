@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from aigw_core.auth import Authorized
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome, UsageFact
-from aigw_core.headers import Headers
+from aigw_core.messages import ResponseHead
+from aigw_core.providers import UPSTREAM_ID_HEADERS
 from aigw_core.usage.meter import Meter, MeterResult, UsageStatus
 
 if TYPE_CHECKING:
@@ -14,14 +15,6 @@ if TYPE_CHECKING:
     from aigw_core.requestside import RequestSide
     from aigw_core.responseside import ResponseSide
 
-_ID_HEADERS: Final = (
-    b"x-request-id",
-    b"request-id",
-    b"x-generation-id",
-    b"mistral-correlation-id",
-    b"x-ds-trace-id",
-    b"inference-id",
-)
 _ID_MAX: Final = 256
 """Characters of an upstream request id that are kept."""
 
@@ -30,10 +23,18 @@ _NO_USAGE: Final = UsageStatus.NONE
 _ENDED_BY_OTHERS = frozenset({Outcome.CLIENT_ABORT, Outcome.UPSTREAM_ABORT, Outcome.TIMEOUT, Outcome.GATEWAY_CUT})
 
 
-def upstream_request_id(headers: Headers, pool_key: bytes | None) -> str | None:
+def upstream_request_id(head: ResponseHead, pool_key: bytes | None) -> str | None:
     """The id under which the provider can be asked about this request; never one that holds the pool key."""
-    first = headers.first
-    for name in _ID_HEADERS:
+    look = head.look
+    if look is not None:
+        shape, match = look
+        known = shape.id(match)
+        if known is None:
+            return None
+        if pool_key is None or known.find(pool_key) < 0:
+            return known[:_ID_MAX].decode("latin-1")
+    first = head.headers.first
+    for name in UPSTREAM_ID_HEADERS:
         value = first.get(name)
         if value and (pool_key is None or value.find(pool_key) < 0):
             return value[:_ID_MAX].decode("latin-1")

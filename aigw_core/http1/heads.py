@@ -46,7 +46,7 @@ _TARGET_BYTES = bytes(b for b in range(0x21, 0x7F) if b != ord("#"))
 # RFC 3986 §3.2.2 and §3.2.3; userinfo has no place in Host (RFC 9110 §7.2).
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+;=]+)(?::[0-9]{0,5})?")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
-_LENGTH_DIGITS_MAX: Final = 18
+LENGTH_DIGITS_MAX: Final = 18
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 
 _names: dict[bytes, tuple[bytes, bool]] = {}
@@ -143,7 +143,7 @@ def _framing_fields(headers: Headers, http_1_0: bool) -> Framing | None:
         if length is None:
             return None
         # bytes.isdigit knows ASCII digits only, unlike that of str.
-        if len(length) <= _LENGTH_DIGITS_MAX and length.isdigit():
+        if len(length) <= LENGTH_DIGITS_MAX and length.isdigit():
             return Length(int(length))
     lengths = headers.get_all(b"content-length")
     codings = headers.get_all(b"transfer-encoding")
@@ -157,7 +157,7 @@ def _framing_fields(headers: Headers, http_1_0: bool) -> Framing | None:
         raise _coding_error(codings)
     if not lengths:
         return None
-    if len(lengths) > 1 or len(lengths[0]) > _LENGTH_DIGITS_MAX or not lengths[0].isdigit():
+    if len(lengths) > 1 or len(lengths[0]) > LENGTH_DIGITS_MAX or not lengths[0].isdigit():
         raise RemoteProtocolError("Content-Length is not one plain number.")
     return Length(int(lengths[0]))
 

@@ -12,12 +12,11 @@ from functools import partial
 from typing import Final
 
 from aigw_core.headers import Field, Headers, make_field, says_close
-from aigw_core.http1.heads import parse_request_head
+from aigw_core.http1.heads import LENGTH_DIGITS_MAX, parse_request_head
 from aigw_core.messages import HeadNotes, Length, RequestHead
 
 REMEMBERED_MAX: Final = 4_096
 """Bytes of a head worth remembering: an SDK's has below 1 KiB, and idle connections keep theirs."""
-_DIGITS_MAX: Final = 18
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]+)[ \t]*(?=\r\n|\Z)", re.IGNORECASE)
 
 
@@ -42,7 +41,7 @@ class HeadMemo:
                     return known
             else:
                 digits = block[len(self._before) : len(block) - len(self._after)]
-                if 0 < len(digits) <= _DIGITS_MAX and digits.isdigit():
+                if 0 < len(digits) <= LENGTH_DIGITS_MAX and digits.isdigit():
                     return self._with_length(known, digits)
         head = parse_request_head(block)
         return self._remember(block, head) if len(block) <= REMEMBERED_MAX else head

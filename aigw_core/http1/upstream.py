@@ -6,16 +6,31 @@ from aigw_core.errors import RemoteProtocolError
 from aigw_core.headers import says_close
 from aigw_core.http1.bodies import BodyReader, UntilCloseReader, reader_for
 from aigw_core.http1.heads import find_head_end, parse_response_head
+from aigw_core.http1.shapes import ResponseShapes
 from aigw_core.messages import ResponseHead
 
 
 class ResponseReader:
     """The responses to one request: any number of 1xx heads, one final head, one body."""
 
-    __slots__ = ("_body", "_buffer", "_method", "_searched", "answered", "broken", "in_body", "keep_alive", "reusable")
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_method",
+        "_searched",
+        "_shapes",
+        "answered",
+        "broken",
+        "in_body",
+        "keep_alive",
+        "reusable",
+    )
 
-    def __init__(self, method: bytes) -> None:
+    def __init__(self, method: bytes, shapes: ResponseShapes | None = None) -> None:
+        """``shapes``: what is known of the heads of this provider."""
         self._method = method
+        # The answer to HEAD has no body, whatever its head says (RFC 9112 §6.3 rule 1).
+        self._shapes = shapes if method != b"HEAD" else None
         self._buffer = b""
         self._searched = 0
         self._body: BodyReader | None = None
@@ -44,11 +59,23 @@ class ResponseReader:
         buffer = self._buffer
         if not buffer:
             return None
+        shapes = self._shapes
+        if shapes is not None:
+            known = shapes.read(buffer)
+            if known is not None and known.look is not None:
+                shape, match = known.look
+                self._buffer = buffer[match.end() :]
+                self.in_body = True
+                self._body = reader_for(known.framing)
+                self.reusable = not shape.closes
+                self.keep_alive = shape.keep_alive
+                return known
         end = find_head_end(buffer, self._searched)
         if end < 0:
             self._searched = len(buffer)
             return None
-        head = parse_response_head(buffer[:end], self._method)
+        block = buffer[:end]
+        head = parse_response_head(block, self._method)
         self._buffer = buffer[end + 4 :]
         self._searched = 0
         if head.status >= 200:
@@ -57,6 +84,8 @@ class ResponseReader:
             self.reusable = not (head.http_1_0 or says_close(head.headers))
             if b"keep-alive" in head.headers.first:
                 self.keep_alive = head.keep_alive
+            if shapes is not None:
+                shapes.learn(block, head)
         return head
 
     def first_body(self) -> tuple[bytes, bool]:

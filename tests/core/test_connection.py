@@ -12,7 +12,7 @@ from aigw_core.errors import Reason, Rejection
 from aigw_core.facts import Outcome
 from aigw_core.keys import KeyRing
 from aigw_core.origin import parse_origin
-from aigw_core.policy import OnClientAbort, Policy, ProviderPolicy, Timeouts
+from aigw_core.policy import OnClientAbort, Policy, Timeouts
 from aigw_core.secrets import Secret
 from aigw_core.states import ConnectionState
 from aigw_core.timers import Timer
@@ -46,9 +46,8 @@ def chunk(data: bytes) -> bytes:
 
 def with_provider(**changes: object) -> Policy:
     base = make_policy()
-    openai = base.providers["openai"]
-    fields = {name: getattr(openai, name) for name in ProviderPolicy.__dataclass_fields__}
-    return make_policy(providers={**base.providers, "openai": ProviderPolicy(**{**fields, **changes})})
+    openai = replace(base.providers["openai"], **changes)  # type: ignore[arg-type]  # checked by the class
+    return make_policy(providers={**base.providers, "openai": openai})
 
 
 class TestAnswers:

@@ -45,11 +45,11 @@ ERROR = b'{"error":{"message":"no","type":"server_error","param":null,"code":nul
     ],
 )
 def test_the_providers_request_id(pairs: list[tuple[bytes, bytes]], found: str | None) -> None:
-    assert upstream_request_id(Headers.of(pairs), POOL_KEY) == found
+    assert upstream_request_id(ResponseHead(200, b"", Headers.of(pairs), CHUNKED), POOL_KEY) == found
 
 
 def test_without_a_pool_key_every_id_counts() -> None:
-    assert upstream_request_id(Headers.of([(b"request-id", b"r")]), None) == "r"
+    assert upstream_request_id(ResponseHead(200, b"", Headers.of([(b"request-id", b"r")]), CHUNKED), None) == "r"
 
 
 def meter_of(body: bytes, *, status: int = 200, kind: bytes = STREAM) -> Meter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Final
 
 from hypothesis import settings
@@ -42,7 +43,7 @@ from aigw_core.headers import Headers
 from aigw_core.limiter import INDEX_OFFSET, ROWS, Aggregate, Limiter
 from aigw_core.messages import CHUNKED, Framing, Length, RequestHead, ResponseHead
 from aigw_core.origin import Origin, parse_origin
-from aigw_core.policy import OnClientAbort, Policy, ProviderPolicy
+from aigw_core.policy import OnClientAbort, Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.states import ExchangeState
 from tests.core.driver import (
@@ -241,9 +242,9 @@ TestPool.settings = STEPS
 
 def _policy(*, drains: bool) -> Policy:
     base = make_policy()
-    fields = {name: getattr(base.providers["openai"], name) for name in ProviderPolicy.__dataclass_fields__}
     abort = OnClientAbort.DRAIN if drains else OnClientAbort.ABORT
-    return make_policy(providers={**base.providers, "openai": ProviderPolicy(**{**fields, "on_client_abort": abort})})
+    openai = replace(base.providers["openai"], on_client_abort=abort)
+    return make_policy(providers={**base.providers, "openai": openai})
 
 
 class ExchangeRules(RuleBasedStateMachine):

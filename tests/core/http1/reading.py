@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from aigw_core.errors import RemoteProtocolError
 from aigw_core.http1.bodies import BodyReader
 from aigw_core.http1.heads import find_head_end, parse_response_head
+from aigw_core.http1.shapes import ResponseShapes
 from aigw_core.http1.upstream import ResponseReader
 from aigw_core.messages import RequestHead, ResponseHead
 
@@ -97,12 +98,13 @@ class ResponseRead:
     payload: bytes = b""
     over: bool = False
     reusable: bool = False
+    keep_alive: float | None = None
     failed: bool = False
 
 
-def read_response(method: bytes, pieces: Iterable[bytes]) -> ResponseRead:
+def read_response(method: bytes, pieces: Iterable[bytes], shapes: ResponseShapes | None = None) -> ResponseRead:
     """Every 1xx head, the final one, the body; pieces behind the end are fed as well."""
-    reader = ResponseReader(method)
+    reader = ResponseReader(method, shapes)
     out = ResponseRead()
     try:
         for piece in pieces:
@@ -113,6 +115,7 @@ def read_response(method: bytes, pieces: Iterable[bytes]) -> ResponseRead:
         out.failed = True
     out.failed = out.failed or reader.broken
     out.reusable = reader.reusable
+    out.keep_alive = reader.keep_alive
     return out
 
 
