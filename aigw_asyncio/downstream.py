@@ -45,6 +45,7 @@ class Downstream(Reading):
         "_connecting",
         "_failures",
         "_loop_time",
+        "_opened",
         "_pending",
         "_plane",
         "_reading",
@@ -71,6 +72,8 @@ class Downstream(Reading):
         self._upstream: Upstream | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._pending: deque[_Input] = deque()
+        self._opened: str | None = None
+        """The id of a record that the sink has just accepted, which the machine was not told yet."""
         self._carrying = False
         self._reading = True
         self._timer: asyncio.TimerHandle | None = None
@@ -199,6 +202,9 @@ class Downstream(Reading):
             while True:
                 for effect in effects:
                     _CARRY_OUT[type(effect)](self, effect)
+                if self._opened is not None:
+                    pending.append(partial(machine.fact_opened, self._opened))
+                    self._opened = None
                 if not pending:
                     break
                 effects = pending.popleft()(now)
@@ -243,7 +249,7 @@ class Downstream(Reading):
         if accepted is None:
             self._plane.await_answer(record.id, self)
         elif accepted:
-            self._pending.append(partial(self.machine.fact_opened, record.id))
+            self._opened = record.id
         else:
             self._pending.append(partial(self.machine.fact_refused, record.id))
 
@@ -262,7 +268,11 @@ class Downstream(Reading):
             idle = self._plane.idle_upstream(effect.origin)
             if idle is not None:
                 self._attach(idle, attempt)
-                self._pending.append(partial(self.machine.upstream_connected, attempt, True))
+                opened, self._opened = self._opened, None
+                if opened is not None:
+                    self._pending.append(partial(self.machine.opened_and_connected, opened, attempt))
+                else:
+                    self._pending.append(partial(self.machine.upstream_connected, attempt, True))
                 return
         self._connecting = self._plane.loop.create_task(self._connect_fresh(effect))
 

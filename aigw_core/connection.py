@@ -20,7 +20,7 @@ from aigw_core.headers import says_close
 from aigw_core.http1.bodies import LengthReader, reader_for
 from aigw_core.http1.heads import HEAD_MAX, find_head_end
 from aigw_core.http1.upstream import ResponseReader
-from aigw_core.messages import RequestHead, ResponseHead
+from aigw_core.messages import Length, RequestHead, ResponseHead
 from aigw_core.timers import NEVER, Timer
 
 _LINE_ENDS = (b"\r", b"\n")
@@ -42,6 +42,7 @@ class Connection(ConnectionBase):
     ``upstream_lost(attempt, error)``       the provider's connection is gone
     ``upstream_blocked/writable(attempt)``  as downstream
     ``fact_opened(id)``, ``fact_refused``   the sink's answer to ``OpenFact``
+    ``opened_and_connected(id, attempt)``   ``upstream_connected(attempt, True)`` and ``fact_opened(id)`` in one
     ``tick(now)``                           call when ``deadline`` has passed
     ``cut(reason)``                         end the exchange: tenant denied, or (None) grace over
     ``drain()``                             finish what runs, then close
@@ -183,14 +184,19 @@ class Connection(ConnectionBase):
         self._timers.at[timers.CLIENT_HEAD] = NEVER
         self._move(states.REQUEST)
         self._request = head
-        self._body_reader = reader_for(head.framing)
         notes = head.notes
         if head.http_1_0 or (says_close(head.headers) if notes is None else notes.closes):
             self._close_after = True
         exchange = self._new_exchange()
-        reader = self._body_reader
+        framing = head.framing
+        if isinstance(framing, Length) and framing.n == len(rest):
+            # The whole request is there and nothing else, as nearly always.
+            self._body_reader = None
+            exchange.request(head, rest, now)
+            self._settle(exchange, now)
+            return
+        reader = self._body_reader = reader_for(framing)
         if reader is None or (isinstance(reader, LengthReader) and reader.remaining <= len(rest)):
-            # The whole request is there, as nearly always.
             size = 0 if reader is None else reader.remaining
             self._body_reader = None
             self._buffer += rest[size:]
@@ -334,6 +340,14 @@ class Connection(ConnectionBase):
             self._response_body(exchange, reader, attempt, reader.body(data), now)
             self._settle(exchange, now)
             return
+        whole = reader.whole(data)
+        if whole is not None:
+            # The usual answer of a provider whose heads are known.
+            self._upstream = None
+            self._keep_alive = reader.keep_alive
+            exchange.response(attempt, whole[0], whole[1], now, reusable=reader.reusable)
+            self._settle(exchange, now)
+            return
         reader.push(data)
         while self._upstream is reader and (head := reader.head()) is not None:
             self._keep_alive = reader.keep_alive
@@ -412,6 +426,18 @@ class Connection(ConnectionBase):
         exchange = self._exchange
         if exchange is None:
             return []
+        exchange.fact_opened(fact_id, now)
+        return self._follow(exchange, now)
+
+    def opened_and_connected(self, fact_id: str, attempt: int, now: float) -> list[Effect]:
+        """Both answers at once: a connection of the pool for the attempt, and the record is accepted.
+
+        What nearly every exchange gets; one input instead of two saves two of a hundred of its steps.
+        """
+        exchange = self._exchange
+        if exchange is None:
+            return []
+        exchange.upstream_connected(attempt, True, now)
         exchange.fact_opened(fact_id, now)
         return self._follow(exchange, now)
 

@@ -36,8 +36,12 @@ class ExchangeMachine(ExchangeBase):
 
     def request(self, head: RequestHead, body: bytes, now: float) -> None:
         """A request that is there whole: head, body and end in one input."""
-        is_taken = self._begin_request(head, body, now)
-        if body and not is_taken and self.state is not states.ENDED:
+        if self._begin_request(head, body, now):
+            # All of it is there and is held, until the sink answers.
+            assert self.inbound is not None
+            self.inbound.done = True
+            return
+        if body and self.state is not states.ENDED:
             self.request_body(body, now)
         self.request_end(now)
 
@@ -297,25 +301,29 @@ class ExchangeMachine(ExchangeBase):
         """A response that is there whole: final head, body and end in one input."""
         if attempt != self.attempt or self._leg is not leg.BUSY or self.outbound.upstream_status is not None:
             return
-        self._begin_response(attempt, head, now, whole=bool(body) and self.state is states.REQUESTING)
-        authorized = self._authorized
-        if self.state is states.RESPONDING and body and self.inbound is not None and authorized is not None:
-            data = self.outbound.whole(body, authorized, self.inbound.body, now)
+        request, authorized = self.inbound, self._authorized
+        if body and self.state is states.REQUESTING and request is not None and request.done and authorized is not None:
+            # The usual answer: nothing of it is waited for, so no timer is set.
+            response, port = self.outbound, self.port
+            out = response.begin(head, authorized, request.body, self.id, whole=True)
+            self._move(states.RESPOND)
+            response.status = head.status
+            response.begun = True
+            port.response_head(out, self.must_close)
+            data = response.whole(body, authorized, request.body, now)
             if data:
-                self.port.response_body(data)
-            self._release(reusable=reusable and self.inbound.done)
-            self.port.response_end()
+                port.response_body(data)
+            self._release(reusable=reusable)
+            port.response_end()
             self._conclude(COMPLETE, now)
             return
+        self.response_head(attempt, head, now)
         if body:
             self.response_body(attempt, body, now)
         self.response_end(attempt, now, reusable=reusable, by_close=False)
 
     def response_head(self, attempt: int, head: ResponseHead, now: float) -> None:
         """A response head: 1xx are relayed, the final one begins the response."""
-        self._begin_response(attempt, head, now, whole=False)
-
-    def _begin_response(self, attempt: int, head: ResponseHead, now: float, *, whole: bool) -> None:
         request, response, authorized = self.inbound, self.outbound, self._authorized
         stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is not None
         if stale or request is None or authorized is None:
@@ -329,7 +337,7 @@ class ExchangeMachine(ExchangeBase):
             return
         self.timers.at[timers.READ] = NEVER
         self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
-        out = response.begin(head, authorized, request.body, self.id, whole=whole)
+        out = response.begin(head, authorized, request.body, self.id)
         if self.state is not states.REQUESTING:
             return
         if not request.done:

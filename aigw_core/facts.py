@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from json.encoder import encode_basestring_ascii
-from typing import Final
+from typing import Final, TypeVar
 
 FACT_VERSION: Final = 1
 FACT_MAX_BYTES: Final = 32_768
@@ -144,28 +144,36 @@ class UsageFact:
         return encoded if len(encoded) <= FACT_MAX_BYTES else self._encode_bounded()
 
     def _encode_members(self) -> str:
-        # By hand, since this runs once per request: 7 µs against 18 µs for as_dict() and a JSONEncoder.
+        # By hand, since this runs once per request: 6 µs against 18 µs for as_dict() and a JSONEncoder.
         opened = self.opened
-        tokens = _tokens(self.tokens) if self.tokens else ""
-        flags = ",".join([f'"{flag}"' for flag in sorted(self.flags)]) if self.flags else ""
+        asked = (self.streaming, self.requested_model, self.model, self.status, self.upstream_status)
+        extras: str | None = None
+        if self.estimate is None and self.server_tool_calls is None and not self.flags:
+            extras = _usual_extras.get(self.service_tier)
         return (
             f'{{"v":{FACT_VERSION},"id":"{opened.id}","time":"{opened.time}",'
             f'"duration_ms":{_NULL if self.duration_ms is None else self.duration_ms},'
             f'"ttft_ms":{_NULL if self.ttft_ms is None else self.ttft_ms},'
             f"{opened.identity or opened.encode_identity()},"
-            f'"streaming":{_BOOLEANS[self.streaming]},"requested_model":{_text(self.requested_model)},'
-            f'"model":{_text(self.model)},"status":{_NULL if self.status is None else self.status},'
-            f'"upstream_status":{_NULL if self.upstream_status is None else self.upstream_status},'
+            f"{_usual_asked.get(asked) or _encode_asked(asked)},"
             f'"upstream_request_id":{_text(self.upstream_request_id)},"outcome":"{self.outcome}",'
-            f'"usage_status":"{self.usage_status}","tokens":{{{tokens}}},"usage":{_object(self.usage)},'
-            f'"estimate":{_NULL if self.estimate is None else _object(self.estimate)},'
-            f'"service_tier":{_text(self.service_tier)},'
-            f'"server_tool_calls":{_NULL if self.server_tool_calls is None else _object(self.server_tool_calls)},'
-            f'"flags":[{flags}],'
+            f'"usage_status":"{self.usage_status}","tokens":{{{_tokens(self.tokens) if self.tokens else ""}}},'
+            f'"usage":{_object(self.usage)},{extras or self._encode_extras()},'
             f'"deny_revision":{_NULL if opened.deny_revision is None else opened.deny_revision},'
             f'"deny_stale_ms":{_NULL if opened.deny_stale_ms is None else opened.deny_stale_ms},'
             f'"request_bytes":{self.request_bytes},"response_bytes":{self.response_bytes}}}'
         )
+
+    def _encode_extras(self) -> str:
+        """The members from estimate to flags."""
+        calls, flags = self.server_tool_calls, [f'"{flag}"' for flag in sorted(self.flags or ())]
+        encoded = (
+            f'"estimate":{_object(self.estimate)},"service_tier":{_text(self.service_tier)},'
+            f'"server_tool_calls":{_object(calls)},"flags":[{",".join(flags)}]'
+        )
+        if self.estimate is None and calls is None and not flags:
+            _remember(_usual_extras, self.service_tier, encoded)
+        return encoded
 
     def _encode_bounded(self) -> bytes:
         """Less and less of what a caller or provider chose the size of, until it fits."""
@@ -224,6 +232,36 @@ _chunks: Final = _quick_encoder()
 
 def _dumps(row: dict[str, object]) -> bytes:
     return _encoder.encode(row).encode("ascii")
+
+
+_Asked = tuple[bool | None, str | None, str | None, int | None, int | None]
+"""(streaming, requested model, model, status, upstream status)."""
+_usual_asked: Final[dict[_Asked, str]] = {}
+_usual_extras: Final[dict[str | None, str]] = {}
+_USUAL_MAX: Final = 1_024
+"""Encoded parts that are kept: the same few models are asked for and answer all day."""
+_USUAL_SIZE_MAX: Final = 256
+"""Characters of a part worth keeping: a caller may ask for a model with a name of any length."""
+_KeyT = TypeVar("_KeyT")
+
+
+def _remember(parts: dict[_KeyT, str], key: _KeyT, encoded: str) -> None:
+    if len(encoded) <= _USUAL_SIZE_MAX:
+        if len(parts) >= _USUAL_MAX:
+            parts.clear()
+        parts[key] = encoded
+
+
+def _encode_asked(asked: _Asked) -> str:
+    """The members from streaming to upstream_status."""
+    streaming, requested_model, model, status, upstream_status = asked
+    encoded = (
+        f'"streaming":{_BOOLEANS[streaming]},"requested_model":{_text(requested_model)},"model":{_text(model)},'
+        f'"status":{_NULL if status is None else status},'
+        f'"upstream_status":{_NULL if upstream_status is None else upstream_status}'
+    )
+    _remember(_usual_asked, asked, encoded)
+    return encoded
 
 
 _token_forms: Final[dict[tuple[str, ...], str]] = {}

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aigw_core.errors import Reason, Rejection
@@ -56,6 +57,9 @@ class ExchangeLog:
         return self.reason == "complete"
 
 
+_bucket_of: Final = partial(bisect_left, BUCKETS_MS)
+
+
 class Histogram:
     """Durations in milliseconds, each counted in one bucket."""
 
@@ -69,6 +73,12 @@ class Histogram:
     def add(self, ms: int) -> None:
         self.counts[bisect_left(BUCKETS_MS, ms)] += 1
         self.sum_ms += ms
+
+    def add_all(self, durations: list[int]) -> None:
+        counts = self.counts
+        for bucket in map(_bucket_of, durations):
+            counts[bucket] += 1
+        self.sum_ms += sum(durations)
 
     @property
     def cumulative(self) -> list[int]:
@@ -94,6 +104,24 @@ class Series:
         self.durations = Histogram()
         self.ttfts = Histogram()
         self.tokens: dict[str, int] = {}
+
+    def count(self, facts: list[UsageFact]) -> None:
+        """Facts of this kind together: a third of the steps that one by one takes."""
+        ends, tokens = self.ends, self.tokens
+        for (status, outcome, usage), number in Counter(
+            [(fact.status, fact.outcome, fact.usage_status) for fact in facts]
+        ).items():
+            ending = (0 if status is None else status // 100, outcome, usage)
+            ends[ending] = ends.get(ending, 0) + number
+        self.durations.add_all([fact.duration_ms for fact in facts if fact.duration_ms is not None])
+        self.ttfts.add_all([fact.ttft_ms for fact in facts if fact.ttft_ms is not None])
+        counts: dict[tuple[str, ...], list[Iterable[int]]] = {}
+        for fact in facts:
+            if fact.tokens:
+                counts.setdefault(tuple(fact.tokens), []).append(fact.tokens.values())
+        for classes, rows in counts.items():
+            for token_class, number in zip(classes, map(sum, zip(*rows, strict=True)), strict=True):
+                tokens[token_class] = tokens.get(token_class, 0) + number
 
 
 SeriesKey = tuple[str, str, str]
@@ -145,26 +173,19 @@ class Stats:
             self._count()
 
     def _count(self) -> None:
-        all_series, key, series = self._series, None, Series()
+        alike: dict[tuple[str, str], list[UsageFact]] = {}
         for fact in self._uncounted:
             opened = fact.opened
-            wanted = (opened.provider, opened.wire, MANAGED)
-            if wanted != key:
-                key = wanted
-                series = all_series.get(key) or all_series.setdefault(key, Series())
-            status = fact.status
-            ending = (0 if status is None else status // 100, fact.outcome, fact.usage_status)
-            series.ends[ending] = series.ends.get(ending, 0) + 1
-            if fact.duration_ms is not None:
-                series.durations.add(fact.duration_ms)
-            if fact.ttft_ms is not None:
-                series.ttfts.add(fact.ttft_ms)
-            if fact.tokens:
-                counted = series.tokens
-                for token_class, count in fact.tokens.items():
-                    counted[token_class] = counted.get(token_class, 0) + count
-            if fact.flags:
-                self._flags.update(fact.flags)
+            key = (opened.provider, opened.wire)
+            if key in alike:
+                alike[key].append(fact)
+            else:
+                alike[key] = [fact]
+        for (provider, wire), facts in alike.items():
+            self._series.setdefault((provider, wire, MANAGED), Series()).count(facts)
+            for fact in facts:
+                if fact.flags:
+                    self._flags.update(fact.flags)
         self._uncounted.clear()
 
     def count_byo(

@@ -91,6 +91,7 @@ class Caller:
 
     def _run(self, effects: list[Effect]) -> None:
         machine, pending, now = self.machine, self._pending, self._now
+        opened = ""
         while True:
             for effect in effects:
                 if type(effect) is SendDownstream:
@@ -102,10 +103,13 @@ class Caller:
                     self.facts += 1
                     self.final_facts += effect.fact.usage_status == "final"
                 elif type(effect) is OpenFact:
-                    pending.append(partial(machine.fact_opened, effect.record.id, now))
+                    opened = effect.record.id
                 elif type(effect) is Connect:
                     self._attempt = effect.attempt
-                    pending.append(partial(machine.upstream_connected, effect.attempt, True, now))
+                    if opened:
+                        pending.append(partial(machine.opened_and_connected, opened, effect.attempt, now))
+                    else:
+                        pending.append(partial(machine.upstream_connected, effect.attempt, True, now))
             if not pending:
                 return
             effects = pending.popleft()()

@@ -7,7 +7,7 @@ from aigw_core.headers import says_close
 from aigw_core.http1.bodies import BodyReader, UntilCloseReader, reader_for
 from aigw_core.http1.heads import find_head_end, parse_response_head
 from aigw_core.http1.shapes import ResponseShapes
-from aigw_core.messages import ResponseHead
+from aigw_core.messages import Length, ResponseHead
 
 
 class ResponseReader:
@@ -48,6 +48,25 @@ class ResponseReader:
     @property
     def until_close(self) -> bool:
         return isinstance(self._body, UntilCloseReader)
+
+    def whole(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
+        """The final head and the body, where ``data`` is the whole response and its head is of a known look.
+
+        Nothing was taken in before it, and nothing is to come after it; ``reusable`` and ``keep_alive`` hold.
+        """
+        shapes = self._shapes
+        if shapes is None or self._buffer:
+            return None
+        head = shapes.read(data)
+        if head is None or head.look is None or not isinstance(head.framing, Length):
+            return None
+        shape, match = head.look
+        end = match.end()
+        if len(data) - end != head.framing.n:
+            return None
+        self.reusable = not shape.closes
+        self.keep_alive = shape.keep_alive
+        return head, data[end:]
 
     def push(self, data: bytes) -> None:
         """Bytes while heads are read."""
