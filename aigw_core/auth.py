@@ -142,7 +142,11 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
     if notes is not None:
         known = notes.auth
         if isinstance(known, _Known) and known.policy is policy:
-            verdict = _judge(head, known, shared, now)
+            again = known.authorized
+            if again is not None and again.caller is not None and policy.on_admission is None:
+                verdict = _judge_again(head, again, again.caller, known, shared, now)
+            else:
+                verdict = _judge(head, known, shared, now)
             return _refused(verdict, known.route) if isinstance(verdict, Rejection) else verdict
     credential = find_credential(head.headers, head.target)
     value = credential.value if isinstance(credential, Credential) else b""
@@ -195,6 +199,22 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Auth
     return authorized
 
 
+def _judge_again(
+    head: RequestHead, authorized: Authorized, caller: VirtualKey, known: _Known, shared: Shared, now: float
+) -> Authorized | Rejection:
+    """What of :func:`_judge` may come out otherwise for a key that this head was authorized with before."""
+    policy = known.policy
+    if not shared.limiter.allow(known.mark, policy.rate_limit_rps, int(now)):
+        return Rejection(Reason.RATE_LIMITED, detail="key")
+    if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
+        return _too_large(policy)
+    return check_deny(caller, policy, shared) or authorized
+
+
+def _too_large(policy: Policy) -> Rejection:
+    return Rejection(Reason.TOO_LARGE, f"The request body exceeds {policy.max_request_bytes} bytes.")
+
+
 def _out_of_scope(head: RequestHead, authorized: Authorized) -> Rejection | None:
     """Steps 8 and 9, for managed callers."""
     if authorized.caller is None:
@@ -234,7 +254,7 @@ def _limit_and_verify(
     ):
         return Rejection(Reason.RATE_LIMITED, detail="unverified")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
-        return Rejection(Reason.TOO_LARGE, f"The request body exceeds {policy.max_request_bytes} bytes.")
+        return _too_large(policy)
     if parsed is None:
         return known
     try:

@@ -159,11 +159,24 @@ class ConnectionBase:
         self._out.append(effect)
 
     def request_head(self, attempt: int, head: RequestHead) -> None:  # noqa: ARG002  # as the port has it
+        self._expect_response(head)
+        self._up.append(request_head_bytes(head))
+
+    def whole_request(self, attempt: int, head: RequestHead, body: bytes) -> None:
+        self._expect_response(head)
+        if not self._chunked_upstream:
+            self._up.append(request_head_bytes(head, body))
+            return
+        self._up.append(request_head_bytes(head))
+        if body:
+            self._up.append(chunk(body))
+        self.request_end(attempt)
+
+    def _expect_response(self, head: RequestHead) -> None:
         self._chunked_upstream = isinstance(head.framing, Chunked)
         exchange = self._exchange
         self._upstream = ResponseReader(head.method, None if exchange is None else exchange.response_shapes)
         self._keep_alive = None
-        self._up.append(request_head_bytes(head))
 
     def request_body(self, attempt: int, data: bytes) -> None:  # noqa: ARG002
         self._up.append(chunk(data) if self._chunked_upstream else data)
@@ -176,11 +189,24 @@ class ConnectionBase:
         self._down.append(response_head_bytes(head))
 
     def response_head(self, head: ResponseHead, close: bool) -> None:
+        self._down.append(response_head_bytes(head, self._framing_lines(head, close)))
+
+    def whole_response(self, head: ResponseHead, body: bytes, close: bool) -> None:
+        lines = self._framing_lines(head, close)
+        if not self._chunked_downstream:
+            self._down.append(response_head_bytes(head, lines, body))
+            return
+        self._down.append(response_head_bytes(head, lines))
+        if body:
+            self._down.append(chunk(body))
+        self._down.append(LAST_CHUNK)
+
+    def _framing_lines(self, head: ResponseHead, close: bool) -> bytes:
         """Re-makes the transfer framing; HTTP/1.0 knows only the end of the connection (RFC 9112 §6.3)."""
-        request = self._request
         lines = b"\r\n"
         self._chunked_downstream = False
         if isinstance(head.framing, Chunked):
+            request = self._request
             if request is not None and request.http_1_0:
                 self._close_after = True
             else:
@@ -188,9 +214,7 @@ class ConnectionBase:
                 lines = b"Transfer-Encoding: chunked\r\n\r\n"
         if close or self._gateway.draining or (self._body_reader is not None and not self._may_continue()):
             self._close_after = True
-        if self._close_after:
-            lines = b"Connection: close\r\n" + lines
-        self._down.append(response_head_bytes(head, lines))
+        return b"Connection: close\r\n" + lines if self._close_after else lines
 
     def response_body(self, data: bytes) -> None:
         self._down.append(chunk(data) if self._chunked_downstream else data)

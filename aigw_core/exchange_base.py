@@ -115,6 +115,7 @@ class ExchangeBase:
         return self.timers.deadline
 
     def _move(self, event: ExchangeEvent) -> None:
+        """Any move; those of each exchange that do not end it are written out where they are made."""
         self.state = state = EXCHANGE_TABLE[self.state][event]
         self.ended = state is states.ENDED
 
@@ -137,13 +138,13 @@ class ExchangeBase:
         return True
 
     def _release(self, *, reusable: bool) -> None:
-        if self._leg in (leg.CONNECTING, leg.READY, leg.BUSY):
-            assert self._authorized is not None
-            # A connection that never carried a byte of this exchange is as good as it was.
-            unused = self._leg is leg.READY
-            idle = self._authorized.provider.idle_timeout
-            self.port.release_upstream(ReleaseUpstream(self.attempt, reusable or unused, idle))
-        self._leg = leg.RELEASED
+        was, self._leg = self._leg, leg.RELEASED
+        if was is leg.NONE or was is leg.RELEASED:
+            return
+        assert self._authorized is not None
+        # A connection that never carried a byte of this exchange is as good as it was.
+        reusable = reusable or was is leg.READY
+        self.port.release_upstream(ReleaseUpstream(self.attempt, reusable, self._authorized.provider.idle_timeout))
 
     # Ends
 

@@ -20,6 +20,7 @@ from aigw_core.policy import OnClientAbort
 from aigw_core.requestside import RequestSide
 from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
 from aigw_core.settlement import open_record
+from aigw_core.states import EXCHANGE_TABLE
 from aigw_core.timers import NEVER, Timer
 from aigw_core.usage.request import RequestFault
 
@@ -75,7 +76,7 @@ class ExchangeMachine(ExchangeBase):
             return False
         is_taken = request.judge_by(decision, self._policy, whole)
         self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
-        self._move(states.AUTHORIZE)
+        self.state = EXCHANGE_TABLE[self.state][states.AUTHORIZE]
         self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
         self.port.open_fact(OpenFact(self._record))
         self._connect(now)
@@ -175,7 +176,7 @@ class ExchangeMachine(ExchangeBase):
         if fact_id != self.id or self.state is not states.OPENING or authorized is None or request is None:
             return
         self.timers.at[timers.OPENING] = NEVER
-        self._move(states.ADMIT)
+        self.state = EXCHANGE_TABLE[self.state][states.ADMIT]
         self._admitted = Admitted(authorized, fact_id, self.id)
         if authorized.caller is not None and self._owner is not None:
             self.gateway.register(self._owner, authorized.caller)
@@ -245,14 +246,17 @@ class ExchangeMachine(ExchangeBase):
             except RequestFault as fault:
                 self._fault(request, fault.rejection, now)
                 return
-        self._move(states.START)
+        self.state = EXCHANGE_TABLE[self.state][states.START]
         self._leg = leg.BUSY
         head = upstream_request_head(request.head, authorized, self._policy, request.forward_framing)
-        self.port.request_head(self.attempt, head)
-        if request.ready is not None:
-            rest, request.ready = request.ready, b""
-            self._send_end(request, rest, now)
+        ready = request.ready
+        if ready is not None:
+            request.ready = b""
+            request.sent += len(ready)
+            self.port.whole_request(self.attempt, head, ready)
+            self.timers.set(timers.READ, now + self._policy.timeouts.read)
             return
+        self.port.request_head(self.attempt, head)
         self._pass_held(request, now)
         if request.done and not request.stopped:
             self._finish_body(request, now)
@@ -304,17 +308,13 @@ class ExchangeMachine(ExchangeBase):
         request, authorized = self.inbound, self._authorized
         if body and self.state is states.REQUESTING and request is not None and request.done and authorized is not None:
             # The usual answer: nothing of it is waited for, so no timer is set.
-            response, port = self.outbound, self.port
+            response = self.outbound
             out = response.begin(head, authorized, request.body, self.id, whole=True)
-            self._move(states.RESPOND)
+            self.state = EXCHANGE_TABLE[self.state][states.RESPOND]
             response.status = head.status
             response.begun = True
-            port.response_head(out, self.must_close)
-            data = response.whole(body, authorized, request.body, now)
-            if data:
-                port.response_body(data)
+            self.port.whole_response(out, response.whole(body, authorized, request.body, now), self.must_close)
             self._release(reusable=reusable)
-            port.response_end()
             self._conclude(COMPLETE, now)
             return
         self.response_head(attempt, head, now)
@@ -371,12 +371,13 @@ class ExchangeMachine(ExchangeBase):
         rest = response.finish()
         if self.state is states.RESPONDING and rest:
             self.port.response_body(rest)
-        self._release(reusable=reusable and request.done and not by_close)
         if by_close and response.cut_short:
+            self._release(reusable=False)
             self._fail(Outcome.UPSTREAM_ABORT, Rejection(Reason.UPSTREAM_BROKEN), now)
             return
         if self.state is states.RESPONDING:
             self.port.response_end()
+        self._release(reusable=reusable and request.done and not by_close)
         self._conclude(COMPLETE, now)
 
     # Control

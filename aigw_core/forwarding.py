@@ -145,24 +145,36 @@ def downstream_response_head(
 ) -> ResponseHead:
     """The provider's final head as the caller gets it."""
     look = head.look
-    dropped = HOP_BY_HOP if look is not None else hop_by_hop_of(head.headers)
-    lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
-    if lengthless and (b"content-length" in head.headers.first if look is None else look[0].has_length):
-        dropped = dropped | _LENGTH
-    value = request_id.encode()
-    own = (_ID_NAME, _ID_NAME, value, b"%b: %b\r\n" % (_ID_NAME, value), b"")
-    if dropped is HOP_BY_HOP:
-        lines = head.headers.relayed_lines() if look is None else look[0].relayed_lines(look[1])
+    if look is not None and (isinstance(framing, Length) or not look[0].has_length):
+        lines = look[0].relayed_lines(look[1])
         if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
-            headers = Headers.lazy(partial(_relayed_fields, head, own))
-            return ResponseHead(head.status, head.reason, headers, framing, False, lines + own[3])
+            return _with_id(head, framing, lines, request_id)
+    dropped = hop_by_hop_of(head.headers)
+    lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
+    if lengthless and b"content-length" in head.headers.first:
+        dropped = dropped | _LENGTH
+    if dropped is HOP_BY_HOP:
+        lines = head.headers.relayed_lines()
+        if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
+            return _with_id(head, framing, lines, request_id)
     reason, fields = _relayed(head, dropped, pool_key)
-    fields.append(own)
+    fields.append(_own_field(request_id))
     return ResponseHead(head.status, reason, Headers(fields), framing)
 
 
-def _relayed_fields(head: ResponseHead, own: Field) -> list[Field]:
-    return [*_relayed(head, HOP_BY_HOP, None)[1], own]
+def _with_id(head: ResponseHead, framing: Framing, lines: bytes, request_id: str) -> ResponseHead:
+    headers = Headers.lazy(partial(_relayed_fields, head, request_id))
+    lines = b"%bx-aigw-request-id: %b\r\n" % (lines, request_id.encode())
+    return ResponseHead(head.status, head.reason, headers, framing, False, lines)
+
+
+def _own_field(request_id: str) -> Field:
+    value = request_id.encode()
+    return _ID_NAME, _ID_NAME, value, b"%b: %b\r\n" % (_ID_NAME, value), b""
+
+
+def _relayed_fields(head: ResponseHead, request_id: str) -> list[Field]:
+    return [*_relayed(head, HOP_BY_HOP, None)[1], _own_field(request_id)]
 
 
 def informational_head(head: ResponseHead, pool_key: bytes | None) -> ResponseHead:

@@ -74,9 +74,10 @@ class ProviderPolicy:
     idle_timeout: float = 30.0
     usage: UsageProfile = field(default_factory=lambda: usage_profile(""))
     response_shapes: ResponseShapes = field(
-        default_factory=lambda: ResponseShapes(UPSTREAM_ID_HEADERS), init=False, repr=False, compare=False
+        default_factory=lambda: ResponseShapes(UPSTREAM_ID_HEADERS), repr=False, compare=False
     )
-    """What its response heads look like, as far as they have come in; kept by :mod:`aigw_core.http1.upstream`."""
+    """What its response heads look like, as far as they have come in; kept by :mod:`aigw_core.http1.upstream`. It
+    depends on nothing else here, so a changed copy may go on with it."""
 
     @classmethod
     def of(cls, provider: Provider, *, generation: int = 0, extra_scope: tuple[str, ...] = ()) -> ProviderPolicy:

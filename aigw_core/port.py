@@ -39,10 +39,16 @@ class Port(Protocol):
     def request_head(self, attempt: int, head: RequestHead) -> None: ...
     def request_body(self, attempt: int, data: bytes) -> None: ...
     def request_end(self, attempt: int) -> None: ...
+    def whole_request(self, attempt: int, head: RequestHead, body: bytes) -> None:
+        """Head, body and end in one."""
+
     def informational(self, head: ResponseHead) -> None: ...
     def response_head(self, head: ResponseHead, close: bool) -> None: ...
     def response_body(self, data: bytes) -> None: ...
     def response_end(self) -> None: ...
+    def whole_response(self, head: ResponseHead, body: bytes, close: bool) -> None:
+        """Head, body and end in one."""
+
     def cut_response(self) -> None: ...
 
 
@@ -80,6 +86,12 @@ class EffectPort:
     def request_end(self, attempt: int) -> None:
         self._effects.append(SendRequestEnd(attempt))
 
+    def whole_request(self, attempt: int, head: RequestHead, body: bytes) -> None:
+        self.request_head(attempt, head)
+        if body:
+            self.request_body(attempt, body)
+        self.request_end(attempt)
+
     def informational(self, head: ResponseHead) -> None:
         self._effects.append(SendInformational(head))
 
@@ -91,6 +103,12 @@ class EffectPort:
 
     def response_end(self) -> None:
         self._effects.append(SendResponseEnd())
+
+    def whole_response(self, head: ResponseHead, body: bytes, close: bool) -> None:
+        self.response_head(head, close)
+        if body:
+            self.response_body(body)
+        self.response_end()
 
     def cut_response(self) -> None:
         self._effects.append(CutResponse())

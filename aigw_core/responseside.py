@@ -6,6 +6,7 @@ from typing import Final
 
 from aigw_core.auth import Authorized
 from aigw_core.forwarding import KeyMask, downstream_response_head
+from aigw_core.http1.shapes import JSON_LABEL
 from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
 from aigw_core.requestbody import ManagedBody
 from aigw_core.settlement import upstream_request_id
@@ -14,7 +15,6 @@ from aigw_core.usage.meter import Meter, MeterResult
 from aigw_core.wires import Wire
 
 _OPAQUE: Final = Wire.OPAQUE
-_JSON_LABEL: Final = b"application/json"
 _PLAIN_CODINGS: Final = (b"", b"identity")
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
@@ -75,12 +75,15 @@ class ResponseSide:
         self._opaque = authorized.route.wire is _OPAQUE
         key = pool_key_of(authorized)
         look = head.look
-        if look is not None:
-            label, encoding = look[0].content_type, look[0].content_encoding
+        if look is not None and whole and look[0].is_plain_json and body is not None and not body.injected:
+            framing, encoding = head.framing, b""
         else:
-            first = head.headers.first
-            label, encoding = first.get(b"content-type", b""), first.get(b"content-encoding", b"")
-        framing = self._start_meter(head, authorized, body, label, encoding, whole=whole)
+            if look is not None:
+                label, encoding = look[0].content_type, look[0].content_encoding
+            else:
+                first = head.headers.first
+                label, encoding = first.get(b"content-type", b""), first.get(b"content-encoding", b"")
+            framing = self._start_meter(head, authorized, body, label, encoding, whole=whole)
         out = downstream_response_head(head, framing, request_id, key)
         self.upstream_id = upstream_request_id(head, key)
         if key is not None and head.status >= 400 and encoding.lower() in _PLAIN_CODINGS:
@@ -103,7 +106,7 @@ class ResponseSide:
         if body is None:
             return framing if isinstance(framing, Length) else CHUNKED
         strip = body.injected and head.status < 300 and encoding.lower() in _PLAIN_CODINGS
-        is_usual = whole and 200 <= head.status < 300 and label.startswith(_JSON_LABEL) and not (strip or encoding)
+        is_usual = whole and 200 <= head.status < 300 and label.startswith(JSON_LABEL) and not (strip or encoding)
         if not is_usual:
             self._new_meter(authorized, body, strip=strip).response_head(head.status, label, encoding)
         return framing if isinstance(framing, Length) and not strip else CHUNKED
@@ -142,7 +145,7 @@ class ResponseSide:
                 self.ttft_at = now
                 self.relayed = len(data)
                 return data
-            self._new_meter(authorized, body, strip=False).response_head(200, _JSON_LABEL, b"")
+            self._new_meter(authorized, body, strip=False).response_head(200, JSON_LABEL, b"")
         return self.feed(data, now) + self.finish()
 
     def finish(self) -> bytes:

@@ -25,6 +25,7 @@ LEARNED_SIZE_MAX: Final = 4_096
 """Bytes of a head worth learning from: those of providers have 400 to 1,500."""
 _DECIDING: Final = frozenset({b"content-type", b"content-encoding"})
 """Fields that cross and whose value decides something, so that it belongs to the look."""
+JSON_LABEL: Final = b"application/json"
 _BLANK_LINE: Final = b"\r\n\r\n"
 # A value without blanks around it (RFC 9110 §5.5). Possessive: nothing is read twice.
 _VALUE: Final = rb"[!-~\x80-\xff][\t -~\x80-\xff]*+(?<![\t ])"
@@ -46,6 +47,8 @@ class HeadShape:
         "closes",
         "content_encoding",
         "content_type",
+        "has_length",
+        "is_plain_json",
         "keep_alive",
         "match",
     )
@@ -58,6 +61,10 @@ class HeadShape:
         self.keep_alive = head.keep_alive
         self.content_type = headers.first.get(b"content-type", b"")
         self.content_encoding = headers.first.get(b"content-encoding", b"")
+        self.is_plain_json = (
+            head.status < 300 and self.content_type.startswith(JSON_LABEL) and not self.content_encoding
+        )
+        """A success, and labelled as a JSON document that is not encoded."""
         self._length_at = self._id_at = 0
         parts = [re.escape(status_line), rb"\r\n"]
         groups = 0
@@ -85,23 +92,19 @@ class HeadShape:
             parts += re.escape(name), rb": ", value, rb"\r\n"
         parts.append(rb")\r\n" if in_relayed else rb"\r\n")
         self._relayed_at = tuple(relayed)
+        self.has_length = self._length_at > 0
         self.match = re.compile(b"".join(parts)).match
-
-    @property
-    def has_length(self) -> bool:
-        return self._length_at > 0
 
     def head(self, match: re.Match[bytes]) -> ResponseHead:
         """What parsing would give."""
-        at = self._length_at
-        framing: Framing = Length(int(match[at])) if at else CHUNKED
+        framing: Framing = Length(int(match[self._length_at])) if self.has_length else CHUNKED
         headers = Headers.lazy(partial(_fields, match))
         return ResponseHead(self._status, self._reason, headers, framing, False, None, (self, match))
 
     def relayed_lines(self, match: re.Match[bytes]) -> bytes:
         """As :meth:`Headers.relayed_lines`."""
         at = self._relayed_at
-        return match[at[0]] if len(at) == 1 else b"".join([match[i] for i in at])
+        return match[at[0]] if len(at) == 1 else b"".join(match.group(*at)) if at else b""
 
     def id(self, match: re.Match[bytes]) -> bytes | None:
         """The value of the field that was asked for; None where heads of this look have none."""

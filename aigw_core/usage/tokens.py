@@ -157,23 +157,27 @@ def _plain_openai_tokens(usage: dict[str, object]) -> TokenClasses | None:
     if details is not None:
         if not _all_counts(details):
             return None
-        if "cached_tokens" in details:
-            counts["cache_read"] = count = details["cached_tokens"]
-            prompt -= count
-        if "audio_tokens" in details:
-            counts["input_audio"] = count = details["audio_tokens"]
-            prompt -= count
+        part = details.get("cached_tokens")
+        if part is not None:
+            counts["cache_read"] = part
+            prompt -= part
+        part = details.get("audio_tokens")
+        if part is not None:
+            counts["input_audio"] = part
+            prompt -= part
         counts["input"] = prompt
     details = get("completion_tokens_details")
     if details is not None:
         if not _all_counts(details):
             return None
-        if "reasoning_tokens" in details:
-            counts["reasoning"] = count = details["reasoning_tokens"]
-            answer -= count
-        if "audio_tokens" in details:
-            counts["output_audio"] = count = details["audio_tokens"]
-            answer -= count
+        part = details.get("reasoning_tokens")
+        if part is not None:
+            counts["reasoning"] = part
+            answer -= part
+        part = details.get("audio_tokens")
+        if part is not None:
+            counts["output_audio"] = part
+            answer -= part
         counts["output"] = answer
     return TokenClasses(counts, False, False, True) if prompt >= 0 and answer >= 0 else None
 

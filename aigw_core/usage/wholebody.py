@@ -46,7 +46,8 @@ class WholeBody:
     def __init__(self, rules: BodyRules, data: bytes, root: dict[str, object]) -> None:
         model = root.get("model")
         self.requested_model: str | None = model if isinstance(model, str) else None
-        self.streaming = is_true(root.get("stream"))
+        stream = root.get("stream")
+        self.streaming = stream is not None and is_true(stream)
         self.client_asked_usage = "stream_options" in root
         self.injected = False
         self.collecting = rules.active

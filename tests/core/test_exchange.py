@@ -65,7 +65,7 @@ def test_a_managed_exchange_from_head_to_fact() -> None:
     assert head.head.headers.get(b"authorization") == b"Bearer " + POOL_KEY
     assert head.head.framing == Length(len(CHAT))
     relayed = exchange.response(attempt, OK, COMPLETION, 1.0, reusable=True)
-    assert kinds(relayed) == [EmitFact, SendResponseHead, SendResponseBody, ReleaseUpstream, SendResponseEnd]
+    assert kinds(relayed) == [EmitFact, SendResponseHead, SendResponseBody, SendResponseEnd, ReleaseUpstream]
     fact = relayed[0]
     assert isinstance(fact, EmitFact)
     assert (fact.fact.outcome, fact.fact.duration_ms, fact.fact.ttft_ms) == (Outcome.COMPLETE, 1000, 1000)
@@ -191,7 +191,7 @@ def test_a_head_request_has_no_body_either_way() -> None:
     attempt = opened(exchange, effects)
     assert kinds(exchange.upstream_connected(attempt, False, 0.0)) == [SendRequestHead, SendRequestEnd]
     relayed = exchange.response(attempt, ResponseHead(200, b"OK", Headers.of([]), NO_BODY), b"", 0.0, reusable=True)
-    assert kinds(relayed) == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
+    assert kinds(relayed) == [EmitFact, SendResponseHead, SendResponseEnd, ReleaseUpstream]
 
 
 def test_a_broken_request_body_is_refused_and_closes() -> None:

@@ -89,7 +89,7 @@ def test_a_whole_answer_of_which_nothing_is_left_ends_properly(framing: Framing,
     event = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}\n\n'
     machine.response(1, answer, event if framing == CHUNKED else b"", 1.0, reusable=True)
     effects = port.take()
-    assert [type(effect) for effect in effects] == [EmitFact, SendResponseHead, ReleaseUpstream, SendResponseEnd]
+    assert [type(effect) for effect in effects] == [EmitFact, SendResponseHead, SendResponseEnd, ReleaseUpstream]
 
 
 def test_the_log_of_a_refusal_says_what_was_answered() -> None:
