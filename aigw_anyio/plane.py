@@ -206,10 +206,10 @@ class PlaneBase(Generic[D, U]):
         if connection is not None:
             connection.fact_answer(fact_id, accepted)
 
-    def idle_upstream(self, origin: Origin) -> U | None:
+    def idle_upstream(self, origin: Origin, now: float) -> U | None:
         pool = self.gateway.pool
         while True:
-            handle = cast("U | None", pool.checkout(origin, self.now()))
+            handle = cast("U | None", pool.checkout(origin, now))
             if handle is None:
                 return None
             handle.idle_lost = None
@@ -217,10 +217,10 @@ class PlaneBase(Generic[D, U]):
                 return handle
             handle.abort()
 
-    def keep_upstream(self, upstream: U, idle_timeout: float) -> None:
+    def keep_upstream(self, upstream: U, now: float, idle_timeout: float) -> None:
         upstream.idle_lost = self._idle_lost
         upstream.resume()
-        surplus = self.gateway.pool.checkin(upstream.origin, upstream, self.now(), idle_timeout=idle_timeout)
+        surplus = self.gateway.pool.checkin(upstream.origin, upstream, now, idle_timeout=idle_timeout)
         if surplus:
             self.close_upstreams(surplus)
 

@@ -50,8 +50,8 @@ class Surroundings(Protocol):
         """Raises ConnectFailed."""
         ...
 
-    def idle_upstream(self, origin: Origin) -> StreamUpstream | None: ...
-    def keep_upstream(self, upstream: StreamUpstream, idle_timeout: float) -> None: ...
+    def idle_upstream(self, origin: Origin, now: float) -> StreamUpstream | None: ...
+    def keep_upstream(self, upstream: StreamUpstream, now: float, idle_timeout: float) -> None: ...
     def await_answer(self, fact_id: str, connection: StreamDriver) -> None: ...
     def forget_answer(self, fact_id: str) -> None: ...
     def lost(self, connection: StreamDriver, *, draining: bool) -> None: ...
@@ -225,7 +225,7 @@ class StreamDriver:
 
     def _connect(self, effect: Connect) -> None:
         attempt = effect.attempt
-        idle = None if effect.fresh else self._shared.idle_upstream(effect.origin)
+        idle = None if effect.fresh else self._shared.idle_upstream(effect.origin, anyio.current_time())
         if idle is not None:
             self._attach(idle, attempt)
             self._pending.append(lambda now: self.machine.upstream_connected(attempt, True, now))
@@ -268,7 +268,7 @@ class StreamDriver:
             return
         upstream.user = None
         if effect.reusable and upstream.usable:
-            self._shared.keep_upstream(upstream, effect.idle_timeout)
+            self._shared.keep_upstream(upstream, anyio.current_time(), effect.idle_timeout)
         else:
             upstream.abort()
 

@@ -45,12 +45,14 @@ class Downstream(Reading):
         "_connecting",
         "_failures",
         "_loop_time",
+        "_now",
         "_opened",
         "_pending",
         "_plane",
         "_reading",
         "_sink",
         "_timer",
+        "_timers",
         "_tls",
         "_transport",
         "_turn",
@@ -64,9 +66,12 @@ class Downstream(Reading):
         self._turn = plane.turn
         self._sink = plane.sink
         self._failures = plane.failures
-        self._loop_time = plane.loop.time
-        self.machine = Connection(plane.gateway, self._loop_time())
+        self._loop_time = plane.loop_time
+        self._now = self._loop_time()
+        """The time at which effects are carried out."""
+        self.machine = Connection(plane.gateway, self._now)
         self.machine.context = self
+        self._timers = self.machine.timers
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._upstream: Upstream | None = None
@@ -198,6 +203,7 @@ class Downstream(Reading):
         """Carries out effects, then feeds what came up meanwhile: in the same turn, so at the same time."""
         machine, pending = self.machine, self._pending
         self._carrying = True
+        self._now = now
         try:
             while True:
                 for effect in effects:
@@ -213,7 +219,7 @@ class Downstream(Reading):
         if machine.done:
             self._finish()
             return
-        if machine.wake_at < self._armed_at:
+        if self._timers.wake_at < self._armed_at:
             self._arm()
         if machine.wants_downstream is not self._reading:
             self._toggle_reading()
@@ -265,7 +271,7 @@ class Downstream(Reading):
     def _connect(self, effect: Connect) -> None:
         attempt = effect.attempt
         if not effect.fresh:
-            idle = self._plane.idle_upstream(effect.origin)
+            idle = self._plane.idle_upstream(effect.origin, self._now)
             if idle is not None:
                 self._attach(idle, attempt)
                 opened, self._opened = self._opened, None
@@ -305,7 +311,7 @@ class Downstream(Reading):
             return
         upstream.user = None
         if effect.reusable and upstream.usable:
-            self._plane.keep_upstream(upstream, effect.idle_timeout)
+            self._plane.keep_upstream(upstream, self._now, effect.idle_timeout)
         else:
             upstream.abort()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
+from collections.abc import Callable
 from typing import Any
 
 from anyio.abc import TaskGroup
@@ -34,6 +36,9 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         """Must be made inside a running event loop."""
         super().__init__(gateway, sink, settings)
         self.loop = asyncio.get_running_loop()
+        # asyncio's own time() is a Python function around this one.
+        is_plain = type(self.loop).time is asyncio.BaseEventLoop.time
+        self.loop_time: Callable[[], float] = time.monotonic if is_plain else self.loop.time
         self.read_buffer = ReadBuffer(self.loop)
         self.connector: Connector
         self._server: asyncio.Server | None = None

@@ -133,7 +133,7 @@ class Connection(ConnectionBase):
     def _first_byte(self) -> None:
         self._move(states.BYTES)
         self._searched = 0
-        self._timers.at[timers.KEEPALIVE] = NEVER
+        self.timers.at[timers.KEEPALIVE] = NEVER
 
     def _read_head(self, now: float) -> bool:
         """True when a head was consumed, well-formed or not."""
@@ -151,8 +151,8 @@ class Connection(ConnectionBase):
             end = find_head_end(buffer, self._searched)
             if end < 0:
                 self._searched = len(buffer)
-                if not self._timers.is_set(timers.CLIENT_HEAD):
-                    self._timers.set(timers.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
+                if not self.timers.is_set(timers.CLIENT_HEAD):
+                    self.timers.set(timers.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
                 return False
             head = self._memo.parse(bytes(buffer[:end]))
         except RemoteProtocolError as error:
@@ -165,7 +165,7 @@ class Connection(ConnectionBase):
 
     def _malformed(self, error: RemoteProtocolError, now: float) -> None:
         self._buffer.clear()
-        self._timers.clear(timers.CLIENT_HEAD)
+        self.timers.clear(timers.CLIENT_HEAD)
         self._move(states.REQUEST)
         self._close_after = True
         self._request = None
@@ -176,12 +176,12 @@ class Connection(ConnectionBase):
     def _new_exchange(self) -> ExchangeMachine:
         self._cut = False
         # By position, as all of what each exchange makes anew: by name a call to a class takes twice as long.
-        exchange = ExchangeMachine(self._gateway, self, self, self._timers, self._last_attempt)
+        exchange = ExchangeMachine(self._gateway, self, self, self.timers, self._last_attempt)
         self._exchange = exchange
         return exchange
 
     def _begin(self, head: RequestHead, rest: bytes, now: float) -> None:
-        self._timers.at[timers.CLIENT_HEAD] = NEVER
+        self.timers.at[timers.CLIENT_HEAD] = NEVER
         self._move(states.REQUEST)
         self._request = head
         notes = head.notes
@@ -242,7 +242,7 @@ class Connection(ConnectionBase):
         self._buffer.clear()
         if rest is not None:
             self._body_reader = None
-            self._timers.clear(timers.CLIENT_BODY)
+            self.timers.clear(timers.CLIENT_BODY)
             self._buffer += rest
             self._next(now)
 
@@ -255,7 +255,7 @@ class Connection(ConnectionBase):
         elif state in (states.IDLE, states.HEAD, states.DISCARDING):
             self._linger(now)
         elif state is states.LINGERING and not self._downstream_blocked:
-            self._timers.set(timers.LINGER, now)
+            self.timers.set(timers.LINGER, now)
 
     def downstream_lost(self, now: float) -> list[Effect]:
         """The caller's connection is gone; nothing can be sent any more."""
@@ -278,20 +278,20 @@ class Connection(ConnectionBase):
 
     def downstream_blocked(self, now: float) -> list[Effect]:
         self._downstream_blocked = True
-        self._timers.clear(timers.LINGER)
+        self.timers.clear(timers.LINGER)
         if self._state not in (states.DONE, states.DETACHED):
-            self._timers.set(timers.CLIENT_WRITE, now + self._gateway.policy.timeouts.client_write)
+            self.timers.set(timers.CLIENT_WRITE, now + self._gateway.policy.timeouts.client_write)
         if self._exchange is not None:
             self._exchange.downstream_blocked(now)
         return []
 
     def downstream_writable(self, now: float) -> list[Effect]:
         self._downstream_blocked = False
-        self._timers.clear(timers.CLIENT_WRITE)
+        self.timers.clear(timers.CLIENT_WRITE)
         if self._exchange is not None:
             self._exchange.downstream_writable(now)
         if self._state is states.LINGERING:
-            self._timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
+            self.timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
         return []
 
     # Upstream
@@ -451,10 +451,10 @@ class Connection(ConnectionBase):
 
     def tick(self, now: float) -> list[Effect]:
         """Runs every timer that is due."""
-        while (timer := self._timers.due(now)) is not None:
+        while (timer := self.timers.due(now)) is not None:
             self._on_timer(timer, now)
             self._advance(now)
-        self._timers.settle()
+        self.timers.settle()
         return self._take()
 
     def _on_timer(self, timer: Timer, now: float) -> None:

@@ -66,10 +66,11 @@ class ConnectionBase:
         "_request",
         "_searched",
         "_state",
-        "_timers",
         "_up",
         "_upstream",
         "context",
+        "done",
+        "timers",
     )
 
     def __init__(self, gateway: Gateway, now: float) -> None:
@@ -78,8 +79,11 @@ class ConnectionBase:
         self.context: object = None
         """For the driver's own use."""
         self._state: ConnectionState = states.IDLE
-        self._timers = Timers()
-        self._timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
+        self.timers = Timers()
+        """For a driver to read: ``wake_at`` and ``deadline``."""
+        self.done = False
+        """The machine is through: close both sockets now, never before."""
+        self.timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
         self._buffer = bytearray()
         self._searched = 0
         self._memo = HeadMemo()
@@ -108,10 +112,6 @@ class ConnectionBase:
         return self._state
 
     @property
-    def done(self) -> bool:
-        return self._state is states.DONE
-
-    @property
     def busy(self) -> bool:
         """An exchange runs."""
         return self._state in _CARRYING
@@ -123,11 +123,11 @@ class ConnectionBase:
 
     @property
     def deadline(self) -> tuple[float, Timer] | None:
-        return self._timers.deadline
+        return self.timers.deadline
 
     @property
     def wake_at(self) -> float:
-        return self._timers.wake_at
+        return self.timers.wake_at
 
     @property
     def wants_downstream(self) -> bool:
@@ -257,7 +257,7 @@ class ConnectionBase:
         elif self._body_reader is not None:
             self._exchange = None
             self._move(states.DISCARD)
-            self._timers.set(timers.CLIENT_BODY, now + self._gateway.policy.timeouts.client_body)
+            self.timers.set(timers.CLIENT_BODY, now + self._gateway.policy.timeouts.client_body)
         else:
             self._next(now)
 
@@ -268,7 +268,7 @@ class ConnectionBase:
         if self._gateway.draining:
             self._linger(now)
         else:
-            self._timers.set(timers.KEEPALIVE, now + self._gateway.policy.timeouts.keepalive)
+            self.timers.set(timers.KEEPALIVE, now + self._gateway.policy.timeouts.keepalive)
 
     # Closing
 
@@ -278,9 +278,9 @@ class ConnectionBase:
         self._body_reader = None
         self._buffer.clear()
         for timer in (timers.KEEPALIVE, timers.CLIENT_HEAD, timers.CLIENT_BODY):
-            self._timers.clear(timer)
+            self.timers.clear(timer)
         if not self._downstream_blocked:
-            self._timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
+            self.timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
         self._flush_down()
         self._out.append(CloseDownstream(Close.LINGER))
 
@@ -290,9 +290,10 @@ class ConnectionBase:
         self._finish()
 
     def _finish(self) -> None:
-        if self._state is not states.DONE:
+        if not self.done:
             self._move(states.CLOSE)
-        self._timers.clear_all()
+            self.done = True
+        self.timers.clear_all()
         self._body_reader = None
         self._upstream = None
         self._buffer.clear()
