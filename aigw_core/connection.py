@@ -93,14 +93,14 @@ class Connection(ConnectionBase):
             self._downstream_eof(now)
             return self._take()
         state = self._state
-        if state is states.EXCHANGE and self._body_reader is not None:
+        if state is states.IDLE and not self._buffer and not data.startswith(_LINE_ENDS):
+            self._read_first(data, now)
+        elif state is states.EXCHANGE and self._body_reader is not None:
             self._read_body(data, now)
         elif state is states.LINGERING:
             self._discarded += len(data)
             if self._discarded > LINGER_MAX:
                 self._finish()
-        elif state is states.IDLE and not self._buffer and not data.startswith(_LINE_ENDS):
-            self._read_first(data, now)
         elif state not in (states.DONE, states.DETACHED) and not (state is states.EXCHANGE and self._close_after):
             self._buffer += data
         if self._buffer:

@@ -197,7 +197,8 @@ class ExchangeMachine(ExchangeBase):
                 self.continue_sent = True
                 self.port.informational(_CONTINUE)
         if request.collecting:
-            self._pass_held(request, now)
+            if request.held_size:
+                self._pass_held(request, now)
             if request.done and self.state is states.ADMITTED:
                 self._finish_body(request, now)
         elif self.state is states.ADMITTED:

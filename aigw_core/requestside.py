@@ -92,10 +92,13 @@ class RequestSide:
 
     @property
     def forward_framing(self) -> Framing:
+        framing = self.head.framing
         if self.body is None or self.empty:
-            return self.head.framing
+            return framing
         length = self.body.forward_length
-        return CHUNKED if length is None else Length(length)
+        if length is None:
+            return CHUNKED
+        return framing if isinstance(framing, Length) and framing.n == length else Length(length)
 
     def hold(self, data: bytes) -> None:
         self._held.append(data)

@@ -168,4 +168,4 @@ class ResponseSide:
 def pool_key_of(authorized: Authorized) -> bytes | None:
     """The secret that this exchange sends upstream for its caller; None for BYO."""
     key = authorized.provider.pool_key
-    return key.reveal() if authorized.managed and key is not None else None
+    return None if key is None or authorized.caller is None else key.reveal()

@@ -28,9 +28,9 @@ def upstream_request_id(head: ResponseHead, pool_key: bytes | None) -> str | Non
     look = head.look
     if look is not None:
         shape, match = look
-        known = shape.id(match)
-        if known is None:
+        if not shape.id_at:
             return None
+        known = match[shape.id_at]
         if pool_key is None or known.find(pool_key) < 0:
             return known[:_ID_MAX].decode("latin-1")
     first = head.headers.first

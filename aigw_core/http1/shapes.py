@@ -39,7 +39,6 @@ class HeadShape:
     """One look of a final response head, and what every head that has it says."""
 
     __slots__ = (
-        "_id_at",
         "_length_at",
         "_reason",
         "_relayed_at",
@@ -48,13 +47,14 @@ class HeadShape:
         "content_encoding",
         "content_type",
         "has_length",
+        "id_at",
         "is_plain_json",
         "keep_alive",
         "match",
     )
 
     def __init__(self, status_line: bytes, head: ResponseHead, id_name: bytes | None) -> None:
-        """Of a head that :func:`_has_shape`; ``id_name`` is the field whose value :meth:`id` gives."""
+        """Of a head that :func:`_has_shape`; ``id_name`` is the field whose value stands at ``id_at``."""
         headers = head.headers
         self._status, self._reason = head.status, head.reason
         self.closes = says_close(headers)
@@ -65,7 +65,9 @@ class HeadShape:
             head.status < 300 and self.content_type.startswith(JSON_LABEL) and not self.content_encoding
         )
         """A success, and labelled as a JSON document that is not encoded."""
-        self._length_at = self._id_at = 0
+        self._length_at = 0
+        self.id_at = 0
+        """The group of a match that has the value of the field that was asked for; 0 where there is none."""
         parts = [re.escape(status_line), rb"\r\n"]
         groups = 0
         relayed: list[int] = []
@@ -85,9 +87,9 @@ class HeadShape:
                 groups += 1
                 self._length_at = groups
                 value = b"(%b)" % value
-            elif lower == id_name and not self._id_at:
+            elif lower == id_name and not self.id_at:
                 groups += 1
-                self._id_at = groups
+                self.id_at = groups
                 value = b"(%b)" % value
             parts += re.escape(name), rb": ", value, rb"\r\n"
         parts.append(rb")\r\n" if in_relayed else rb"\r\n")
@@ -106,11 +108,6 @@ class HeadShape:
         at = self._relayed_at
         return match[at[0]] if len(at) == 1 else b"".join(match.group(*at)) if at else b""
 
-    def id(self, match: re.Match[bytes]) -> bytes | None:
-        """The value of the field that was asked for; None where heads of this look have none."""
-        at = self._id_at
-        return match[at] if at else None
-
 
 def _fields(match: re.Match[bytes]) -> list[Field]:
     block = match.string[: match.end() - len(_BLANK_LINE)]
@@ -123,7 +120,7 @@ class ResponseShapes:
     __slots__ = ("_id_names", "_shapes", "_sighted")
 
     def __init__(self, id_names: tuple[bytes, ...]) -> None:
-        """``id_names``: lower-case names; the first one that a head has is what :meth:`HeadShape.id` gives."""
+        """``id_names``: lower-case names; the first one that a head has is what ``HeadShape.id_at`` is of."""
         self._id_names = id_names
         self._shapes: dict[tuple[bytes, ...], HeadShape] = {}
         self._sighted: dict[tuple[bytes, ...], int] = {}

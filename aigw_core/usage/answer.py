@@ -30,6 +30,7 @@ def read_answer(wire: Wire, profile: UsageProfile, data: bytes) -> MeterResult |
     usage = root.get("usage")
     if type(usage) is not dict or not usage or root.get("error"):
         return None
-    result = MeterResult(_FINAL, None, {}, name_text(root.get("model")), name_text(root.get("service_tier")))
+    tier = root.get("service_tier")
+    result = MeterResult(_FINAL, None, {}, name_text(root.get("model")), None if tier is None else name_text(tier))
     state_usage(result, usage, tokens_of(wire, profile, usage))
     return result

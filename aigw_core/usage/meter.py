@@ -70,8 +70,8 @@ def state_usage(result: MeterResult, usage: dict[str, object], classes: TokenCla
             result.flags.add("tokens_saturated")
         if classes.inconsistent:
             result.flags.add("tokens_inconsistent")
-    if result.service_tier is None:
-        result.service_tier = name_text(usage.get("service_tier"))
+    if result.service_tier is None and "service_tier" in usage:
+        result.service_tier = name_text(usage["service_tier"])
 
 
 class Meter:
