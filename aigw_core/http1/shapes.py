@@ -27,6 +27,7 @@ _DECIDING: Final = frozenset({b"content-type", b"content-encoding"})
 """Fields that cross and whose value decides something, so that it belongs to the look."""
 JSON_LABEL: Final = b"application/json"
 _BLANK_LINE: Final = b"\r\n\r\n"
+_HEAD_WITH_END_MAX: Final = HEAD_MAX + len(_BLANK_LINE)
 # A value without blanks around it (RFC 9110 §5.5). Possessive: nothing is read twice.
 _VALUE: Final = rb"[!-~\x80-\xff][\t -~\x80-\xff]*+(?<![\t ])"
 _DIGITS: Final = rb"[0-9]{1,%d}+" % LENGTH_DIGITS_MAX
@@ -97,9 +98,12 @@ class HeadShape:
         self.has_length = self._length_at > 0
         self.match = re.compile(b"".join(parts)).match
 
-    def head(self, match: re.Match[bytes]) -> ResponseHead:
-        """What parsing would give."""
-        framing: Framing = Length(int(match[self._length_at])) if self.has_length else CHUNKED
+    def framing(self, match: re.Match[bytes]) -> Framing:
+        at = self._length_at
+        return Length(int(match[at])) if at else CHUNKED
+
+    def head(self, match: re.Match[bytes], framing: Framing) -> ResponseHead:
+        """What parsing would give; ``framing`` as of :meth:`framing`."""
         headers = Headers.lazy(partial(_fields, match))
         return ResponseHead(self._status, self._reason, headers, framing, False, None, (self, match))
 
@@ -125,15 +129,15 @@ class ResponseShapes:
         self._shapes: dict[tuple[bytes, ...], HeadShape] = {}
         self._sighted: dict[tuple[bytes, ...], int] = {}
 
-    def read(self, data: bytes) -> ResponseHead | None:
-        """The final head at the beginning of ``data``; None where it is incomplete, or has to be parsed.
+    def find(self, data: bytes) -> Look | None:
+        """The look of the final head at the beginning of ``data``; None where it is incomplete, or has to be parsed.
 
         Not for the answer to a HEAD request, which has no body whatever its head says.
         """
         for shape in self._shapes.values():
             match = shape.match(data)
             if match is not None:
-                return shape.head(match) if match.end() <= HEAD_MAX + len(_BLANK_LINE) else None
+                return (shape, match) if match.end() <= _HEAD_WITH_END_MAX else None
         return None
 
     def learn(self, block: bytes, head: ResponseHead) -> None:

@@ -57,16 +57,16 @@ class ResponseReader:
         shapes = self._shapes
         if shapes is None or self._buffer:
             return None
-        head = shapes.read(data)
-        if head is None or head.look is None or not isinstance(head.framing, Length):
+        look = shapes.find(data)
+        if look is None:
             return None
-        shape, match = head.look
-        end = match.end()
-        if len(data) - end != head.framing.n:
+        shape, match = look
+        framing, end = shape.framing(match), match.end()
+        if not isinstance(framing, Length) or len(data) - end != framing.n:
             return None
         self.reusable = not shape.closes
         self.keep_alive = shape.keep_alive
-        return head, data[end:]
+        return shape.head(match, framing), data[end:]
 
     def push(self, data: bytes) -> None:
         """Bytes while heads are read."""
@@ -80,15 +80,16 @@ class ResponseReader:
             return None
         shapes = self._shapes
         if shapes is not None:
-            known = shapes.read(buffer)
-            if known is not None and known.look is not None:
-                shape, match = known.look
+            look = shapes.find(buffer)
+            if look is not None:
+                shape, match = look
+                framing = shape.framing(match)
                 self._buffer = buffer[match.end() :]
                 self.in_body = True
-                self._body = reader_for(known.framing)
+                self._body = reader_for(framing)
                 self.reusable = not shape.closes
                 self.keep_alive = shape.keep_alive
-                return known
+                return shape.head(match, framing)
         end = find_head_end(buffer, self._searched)
         if end < 0:
             self._searched = len(buffer)
