@@ -7,12 +7,14 @@ the core is listed here, each with the reason why it is something else, and in `
 from __future__ import annotations
 
 import ast
+import inspect
 from functools import cache
 from itertools import combinations
 from typing import Final, get_args
 
 import pytest
 
+from aigw_core.connection import Connection
 from aigw_core.effects import Effect, ExchangeEffect
 from aigw_core.testing.watch import INPUTS
 from tests.sources import ROOT, Module, import_graph, modules, reach
@@ -54,6 +56,16 @@ MACHINES: Final = frozenset({"Connection", "ConnectionFeeder", "Exchange", "Exch
 EFFECTS: Final = frozenset(kind.__name__ for kind in (*get_args(Effect), *get_args(ExchangeEffect)))
 OF_A_DRIVER_TOO: Final = frozenset({"abandon", "cut", "drain"})
 """Inputs of a machine that are also what a process asks of a driver, by the same name."""
+
+
+def test_the_kit_watches_every_input() -> None:
+    """An input is a public method that takes the time last."""
+    found = {
+        name
+        for name, member in inspect.getmembers(Connection, inspect.isfunction)
+        if not name.startswith("_") and [*inspect.signature(member).parameters][-1] == "now"
+    }
+    assert found == set(INPUTS)
 
 
 @cache

@@ -25,6 +25,7 @@ INPUTS: Final = (
     "upstream_writable",
     "fact_opened",
     "fact_refused",
+    "opened_and_connected",
     "tick",
     "cut",
     "drain",

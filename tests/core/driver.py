@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from aigw_core.connection import Connection
 from aigw_core.effects import (
@@ -101,7 +102,7 @@ class MemoryDriver:
         self.now = 0.0
         self.machine = Connection(self.gateway, self.now)
         self.connect = connect
-        """auto: at once, fresh; reuse: at once, from the pool; manual: the test answers."""
+        """auto: at once, fresh; reuse: from the pool, in one input with the sink's answer; manual: the test does it."""
         self.ledger = Ledger(sink)
         self.down = b""
         self.up: dict[int, bytes] = {}
@@ -109,6 +110,7 @@ class MemoryDriver:
         self.released: dict[int, bool] = {}
         self.closed: Close | None = None
         self._pending: deque[Callable[[], list[Effect]]] = deque()
+        self._opened: str | None = None
 
     # Inputs
 
@@ -169,6 +171,9 @@ class MemoryDriver:
             self._check_order(effects)
             for effect in effects:
                 self._carry_out(effect)
+            if self._opened is not None:
+                self._pending.append(partial(self._feed_opened, self._opened))
+                self._opened = None
             if not self._pending:
                 return self
             effects = self._pending.popleft()()
@@ -205,19 +210,26 @@ class MemoryDriver:
             self.connects.append(effect)
             if self.connect != "manual":
                 reused = self.connect == "reuse" and not effect.fresh
-                self._pending.append(lambda: self.machine.upstream_connected(effect.attempt, reused, self.now))
+                opened, self._opened = (self._opened, None) if reused else (None, self._opened)
+                if opened is not None:
+                    self._pending.append(lambda: self.machine.opened_and_connected(opened, effect.attempt, self.now))
+                else:
+                    self._pending.append(lambda: self.machine.upstream_connected(effect.attempt, reused, self.now))
         elif isinstance(effect, ReleaseUpstream):
             self.released[effect.attempt] = effect.reusable
         else:
             assert self.closed is None, "a connection is closed once"
             self.closed = effect.how
 
+    def _feed_opened(self, fact_id: str) -> list[Effect]:
+        return self.machine.fact_opened(fact_id, self.now)
+
     def _open(self, record: OpenRecord) -> None:
         self.ledger.opened.append(record)
         if self.ledger.answer != "hold":
             self.ledger.answered.add(record.id)
         if self.ledger.answer == "accept":
-            self._pending.append(lambda: self.machine.fact_opened(record.id, self.now))
+            self._opened = record.id
         elif self.ledger.answer == "refuse":
             self.ledger.refused.append(record.id)
             self._pending.append(lambda: self.machine.fact_refused(record.id, self.now))

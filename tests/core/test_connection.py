@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -525,6 +526,53 @@ class TestConnecting:
             1, json_response(COMPLETION, headers=b"Keep-Alive: timeout=5\r\n"), 0.0
         )
         assert [effect.idle_timeout for effect in effects if hasattr(effect, "idle_timeout")] == [4.0]
+
+
+Situation = Callable[[MemoryDriver], MemoryDriver]
+SITUATIONS: dict[str, Situation] = {
+    "a whole request": lambda driver: driver.receive(request(CHAT)),
+    "a stream": lambda driver: driver.receive(request(CHAT_STREAM)),
+    "half of a request": lambda driver: driver.receive(request(CHAT)[:-20]),
+    "a request and the next": lambda driver: driver.receive(request(CHAT) + request(CHAT_STREAM)),
+    "a request that strikes a rule": lambda driver: driver.receive(request(CHAT_STREAM[:-1])),
+    "a rule is struck, and the next": lambda driver: driver.receive(request(CHAT_STREAM[:-1]) + request(CHAT)),
+    "a caller that waits for 100": lambda driver: driver.receive(
+        request(CHAT, headers=b"Expect: 100-continue\r\n")[: -len(CHAT)]
+    ),
+    "no body": lambda driver: driver.receive(request(method=b"GET", target=b"/openai/v1/models", length=False)),
+    "connected before": lambda driver: driver.receive(request(CHAT)).connected(reused=True),
+    "opened before": lambda driver: driver.receive(request(CHAT)).fact_opened(),
+    "failed before": lambda driver: driver.receive(request(CHAT)).connect_failed(ConnectFailure.TLS),
+    "denied since": lambda driver: deny(driver.receive(request(CHAT))),
+    "cut before": lambda driver: driver.receive(request(CHAT)).run(driver.machine.cut(DenyReason.FRAUD, 0.0)),
+    "the caller left": lambda driver: driver.receive(request(CHAT)).lost(),
+}
+
+
+def deny(driver: MemoryDriver) -> MemoryDriver:
+    driver.gateway.deny.put("blackhole.1", b"spend", 1)
+    return driver
+
+
+class TestBothAnswersInOne:
+    @pytest.mark.parametrize("situation", SITUATIONS.values(), ids=SITUATIONS)
+    @pytest.mark.parametrize("right", ["both", "id", "attempt"])
+    def test_it_is_what_both_do_one_after_the_other(self, situation: Situation, right: str) -> None:
+        ends = []
+        for in_one in (False, True):
+            driver = situation(MemoryDriver(make_gateway(), connect="manual", sink="hold"))
+            machine, fact_id, attempt = driver.machine, driver.ledger.opened[-1].id, driver.attempt
+            driver.ledger.answered.add(fact_id)
+            fact_id = fact_id if right != "attempt" else "another"
+            attempt = attempt if right != "id" else attempt + 7
+            if in_one:
+                driver.run(machine.opened_and_connected(fact_id, attempt, 1.0))
+            else:
+                driver.run(machine.upstream_connected(attempt, True, 1.0))
+                driver.run(machine.fact_opened(fact_id, 1.0))
+            seen = (driver.down, driver.up, driver.released, driver.connects, driver.closed, driver.ledger)
+            ends.append((*seen, machine.state, machine.timers.at, driver.gateway.active, driver.gateway.stats.connects))
+        assert ends[0] == ends[1]
 
 
 class TestAdmission:

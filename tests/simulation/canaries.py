@@ -44,6 +44,7 @@ _INPUTS: Final = (
     "upstream_lost",
     "fact_opened",
     "fact_refused",
+    "opened_and_connected",
     "tick",
     "cut",
     "drain",
