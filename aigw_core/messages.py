@@ -48,6 +48,8 @@ class HeadNotes:
 
     closes: bool = False
     """``Connection`` says that this is the last request."""
+    expects_continue: bool = False
+    """``Expect`` says that the body is sent after 100 (RFC 9110 §10.1.1)."""
     auth: object = None
     content: object = None
     forwarding: object = None

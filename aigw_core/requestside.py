@@ -86,9 +86,10 @@ class RequestSide:
     def expects_continue(self) -> bool:
         """The caller waits for 100 (RFC 9110 §10.1.1) and has sent nothing yet."""
         head = self.head
-        if head.http_1_0 or self.received or b"expect" not in head.headers.first:
+        if head.http_1_0 or self.received:
             return False
-        return b"100-continue" in head.headers.tokens(b"expect")
+        notes = head.notes
+        return b"100-continue" in head.headers.tokens(b"expect") if notes is None else notes.expects_continue
 
     @property
     def forward_framing(self) -> Framing:

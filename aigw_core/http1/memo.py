@@ -58,7 +58,8 @@ class HeadMemo:
             self._before, self._after = block[: found.start(1)], block[found.end(1) :]
             self._field_at = [field[0] for field in head.headers.fields].index(b"content-length")
         self._size = len(block)
-        head.notes = HeadNotes(says_close(head.headers))
+        expects_continue = b"100-continue" in head.headers.tokens(b"expect")
+        head.notes = HeadNotes(says_close(head.headers), expects_continue)
         self._head = head
         return head
 
