@@ -12,7 +12,7 @@ from aigw_core.policy import Policy
 from aigw_core.requestbody import ManagedBody, body_rules
 from aigw_core.usage.decoding import is_encoded
 from aigw_core.usage.request import RequestBody
-from aigw_core.usage.rules import content_type_fault
+from aigw_core.usage.rules import BodyRules, content_type_fault
 from aigw_core.usage.wholebody import read_whole_body
 
 REQUEST_HOLD_MAX: Final = 65_536
@@ -24,6 +24,7 @@ class RequestSide:
 
     __slots__ = (
         "_held",
+        "_rules",
         "blocked",
         "body",
         "collecting",
@@ -40,7 +41,9 @@ class RequestSide:
     def __init__(self, head: RequestHead) -> None:
         self.head = head
         self.body: ManagedBody | None = None
-        """None: BYO; bytes pass and nothing is read."""
+        """None: BYO; bytes pass and nothing is read. Also of a managed body as long as none of it has come."""
+        self._rules: BodyRules | None = None
+        """For a body that is to be read when it comes, because it is short and may come whole."""
         self.done = False
         """The caller sent all of it."""
         self.blocked = False
@@ -72,6 +75,16 @@ class RequestSide:
                 self.collecting = True
                 self.received = len(whole)
                 return True
+        if rules.active and content.is_plain and isinstance(framing, Length) and 0 < framing.n <= rules.collect_max:
+            self._rules = rules
+            self.collecting = True
+        else:
+            self.collecting = self._scanned(rules, content).collecting
+        return False
+
+    def _scanned(self, rules: BodyRules, content: _Content) -> RequestBody:
+        """The body as one that is read as it comes."""
+        framing = self.head.framing
         body = self.body = RequestBody(
             rules,
             declared_length=framing.n if isinstance(framing, Length) else None,
@@ -79,8 +92,7 @@ class RequestSide:
             content_type=content.type,
             content_encoding=content.encoding,
         )
-        self.collecting = body.collecting
-        return False
+        return body
 
     @property
     def expects_continue(self) -> bool:
@@ -112,6 +124,14 @@ class RequestSide:
 
     def feed(self, data: bytes) -> bytes:
         """What may go upstream now. Raises RequestFault."""
+        rules = self._rules
+        if rules is not None:
+            self._rules = None
+            framing = self.head.framing
+            if isinstance(framing, Length) and len(data) == framing.n:
+                self.body = read_whole_body(rules, data)
+            if self.body is None:
+                self._scanned(rules, _content_of(self.head))
         return self.body.feed(data) if self.body is not None else data
 
     def finish(self) -> bytes:
