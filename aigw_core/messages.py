@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from aigw_core.headers import Headers
-
-if TYPE_CHECKING:
-    from aigw_core.http1.shapes import Look
 
 _KEEP_ALIVE = re.compile(rb"(?:^|[,;\s])timeout=([0-9]{1,9})(?:$|[,;\s])", re.IGNORECASE)
 
@@ -69,6 +66,21 @@ class RequestHead:
     """The header fields as they are written, where that is known already."""
 
 
+class KnownShape(Protocol):
+    """What is known of a response head that was recognised; :class:`aigw_core.http1.shapes.HeadShape` is one."""
+
+    content_type: bytes
+    content_encoding: bytes
+    has_length: bool
+    is_plain_json: bool
+    """A success, and labelled as a JSON document that is not encoded."""
+    id_at: int
+    """The group of a match that has the provider's id of the request; 0 where there is none."""
+
+    def relayed_lines(self, match: re.Match[bytes]) -> bytes:
+        """As :meth:`aigw_core.headers.Headers.relayed_lines`."""
+
+
 @dataclass(slots=True)
 class ResponseHead:
     """A status line and headers."""
@@ -80,8 +92,8 @@ class ResponseHead:
     http_1_0: bool = False
     lines: bytes | None = field(default=None, repr=False, compare=False)
     """As of a request."""
-    look: Look | None = field(default=None, repr=False, compare=False)
-    """How it was recognised, where it did not have to be parsed."""
+    look: tuple[KnownShape, re.Match[bytes]] | None = field(default=None, repr=False, compare=False)
+    """How it was recognised, and where in the bytes its parts stand; None where it had to be parsed."""
 
     @property
     def keep_alive(self) -> float | None:

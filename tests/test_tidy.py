@@ -428,7 +428,8 @@ TESTED_ELSEWHERE: Final[dict[str, str]] = {
     "http1.__init__": "a docstring",
     "usage.__init__": "re-exports",
     "effects": "values without behaviour: test_connection and test_exchange",
-    "connection_base": "half of connection: test_connection",
+    "connection_base": "a part of connection: test_connection",
+    "connection_requests": "a part of connection: test_connection",
     "exchange_base": "half of exchange: test_exchange",
     **dict.fromkeys(
         (

@@ -37,7 +37,7 @@ Look = tuple["HeadShape", "re.Match[bytes]"]
 
 
 class HeadShape:
-    """One look of a final response head, and what every head that has it says."""
+    """One look of a final response head, and what every head that has it says: a ``KnownShape``."""
 
     __slots__ = (
         "_length_at",
@@ -65,10 +65,8 @@ class HeadShape:
         self.is_plain_json = (
             head.status < 300 and self.content_type.startswith(JSON_LABEL) and not self.content_encoding
         )
-        """A success, and labelled as a JSON document that is not encoded."""
         self._length_at = 0
         self.id_at = 0
-        """The group of a match that has the value of the field that was asked for; 0 where there is none."""
         parts = [re.escape(status_line), rb"\r\n"]
         groups = 0
         relayed: list[int] = []
