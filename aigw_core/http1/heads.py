@@ -47,6 +47,7 @@ _TARGET_BYTES = bytes(b for b in range(0x21, 0x7F) if b != ord("#"))
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9\-._~%!$&'()*+;=]+)(?::[0-9]{0,5})?")
 _VERSION = re.compile(rb"HTTP/[0-9]\.[0-9]")
 LENGTH_DIGITS_MAX: Final = 18
+"""Digits of a Content-Length: what fits into 64 bits, and more than anybody sends."""
 _STATUS = re.compile(rb"[1-9][0-9][0-9]")
 
 _names: dict[bytes, tuple[bytes, bool]] = {}
