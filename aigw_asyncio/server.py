@@ -37,7 +37,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         super().__init__(gateway, sink, settings)
         self.loop = asyncio.get_running_loop()
         # asyncio's own time() is a Python function around this one.
-        is_plain = type(self.loop).time is asyncio.BaseEventLoop.time
+        is_plain = type(self.loop).time is asyncio.BaseEventLoop.time and "time" not in vars(self.loop)
         self.loop_time: Callable[[], float] = time.monotonic if is_plain else self.loop.time
         self.read_buffer = ReadBuffer(self.loop)
         self.connector: Connector

@@ -1,4 +1,7 @@
-"""The admission decision: steps 2 to 9 of the request path, in that order, and the proof of it."""
+"""The admission decision: steps 2 to 9 of the request path, in that order, and the proof of it.
+
+Of a head that is repeated only what may come out otherwise is decided again: limits, size, deny-set, hook.
+"""
 
 from __future__ import annotations
 

@@ -58,7 +58,8 @@ class Connection(ConnectionRequests):
       room that the sink reserved when it accepted the record.
     * ``Connect(origin, attempt, …)``: answer with ``upstream_connected`` or ``upstream_failed``. ``attempt``
       counts over the life of the connection and is never reused; inputs of any other attempt are ignored,
-      so a late ``connection_lost`` needs no care.
+      so a late ``connection_lost`` needs no care. Where the same batch has an ``OpenFact`` that the sink
+      accepted at once, and an idle connection is there, ``opened_and_connected`` answers both.
     * ``ReleaseUpstream(attempt, reusable, idle_timeout)``: the machine is through with it. Pool it if
       reusable, else close it or stop connecting.
     * ``SendUpstream`` and ``SendDownstream`` go into one ordered, bounded write queue per socket, which is
@@ -73,7 +74,8 @@ class Connection(ConnectionRequests):
     **What a driver reads.** ``deadline`` (time and name of the earliest timer, or None), ``wake_at`` (a
     cheap lower bound of it: arm for it, and when it fires call ``tick``), ``wants_downstream`` and
     ``wants_upstream`` (advice: what was read already is accepted, bounded by the driver's read size), and
-    ``done``: close both sockets now, never before. An exchange may drain for its usage after the caller has
+    ``done``: close both sockets now, never before. ``timers`` has both times too, and stays the same object.
+    All of it is read-only. An exchange may drain for its usage after the caller has
     left, so ``done`` can come after ``downstream_lost``.
 
     A driver calls ``abandon`` in its ``finally``; it is idempotent. Peer input never raises: it becomes a

@@ -80,9 +80,9 @@ class ConnectionBase:
         """For the driver's own use."""
         self._state: ConnectionState = states.IDLE
         self.timers = Timers()
-        """For a driver to read: ``wake_at`` and ``deadline``."""
+        """For a driver to read: ``wake_at`` and ``deadline``, the same as here."""
         self.done = False
-        """The machine is through: close both sockets now, never before."""
+        """The machine is through: close both sockets now, never before. Read-only."""
         self.timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
         self._buffer = bytearray()
         self._searched = 0
@@ -162,15 +162,10 @@ class ConnectionBase:
         self._expect_response(head)
         self._up.append(request_head_bytes(head))
 
-    def whole_request(self, attempt: int, head: RequestHead, body: bytes) -> None:
+    def whole_request(self, attempt: int, head: RequestHead, body: bytes) -> None:  # noqa: ARG002
         self._expect_response(head)
-        if not self._chunked_upstream:
-            self._up.append(request_head_bytes(head, body))
-            return
-        self._up.append(request_head_bytes(head))
-        if body:
-            self._up.append(chunk(body))
-        self.request_end(attempt)
+        assert not self._chunked_upstream, "of a body that is there whole the length is known"
+        self._up.append(request_head_bytes(head, body))
 
     def _expect_response(self, head: RequestHead) -> None:
         self._chunked_upstream = isinstance(head.framing, Chunked)

@@ -307,7 +307,8 @@ class ExchangeMachine(ExchangeBase):
         if attempt != self.attempt or self._leg is not leg.BUSY or self.outbound.upstream_status is not None:
             return
         request, authorized = self.inbound, self._authorized
-        if body and self.state is states.REQUESTING and request is not None and request.done and authorized is not None:
+        is_expected = self.state is states.REQUESTING and head.status >= 200
+        if body and is_expected and request is not None and request.done and authorized is not None:
             # The usual answer: nothing of it is waited for, so no timer is set.
             response = self.outbound
             out = response.begin(head, authorized, request.body, self.id, whole=True)

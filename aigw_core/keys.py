@@ -188,7 +188,8 @@ class KeyRing:
 
     The cache belongs to the ring and goes with it, so a kid that is taken away is refused at once. Only
     verified keys enter, so strangers cannot evict anyone; when it is full the oldest entry goes, and that key
-    costs one more verification. `len()` is the number of kids: an empty ring refuses every virtual key.
+    costs one more verification, at the next connection that brings it. `len()` is the number of kids: an empty
+    ring refuses every virtual key.
 
     Raises ValueError for a kid outside u32, a public key that `parse_public_key` refuses, or a cache_max
     below 1.

@@ -1,7 +1,7 @@
 """What a gateway counts: plain numbers under label sets that configuration bounds, never callers.
 
-Whoever exposes them reads them as they are; nothing here knows a format. An exchange costs one look-up of its
-:class:`Series` and a few additions.
+Whoever exposes them reads them as they are; nothing here knows a format. Facts are counted together with others
+of their :class:`Series`, at the latest when somebody looks.
 """
 
 from __future__ import annotations

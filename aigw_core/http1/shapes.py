@@ -18,17 +18,21 @@ from aigw_core.messages import CHUNKED, Chunked, Framing, Length, ResponseHead
 SHAPES_MAX: Final = 8
 """Shapes of one provider: an answer, a stream and an error, each as one or two kinds of its servers send them."""
 SIGHTINGS: Final = 4
-"""Heads of one look before its expression is made. That takes 0.5 ms, as long as parsing a hundred of them."""
+"""Heads of one look before its expression is made, which takes as long as parsing a hundred of them: 0.5 to 3 ms."""
+SIGHTINGS_MAX: Final = 4_096
+"""The same of a provider that has had more looks than are kept, time after time: its heads are better parsed."""
 SIGHTED_MAX: Final = 64
 """Looks that are counted at a time."""
 LEARNED_SIZE_MAX: Final = 4_096
 """Bytes of a head worth learning from: those of providers have 400 to 1,500."""
+LEARNED_FIELDS_MAX: Final = 48
+"""Fields of a head worth learning from: those of providers have 10 to 30, and each makes the expression longer."""
 _DECIDING: Final = frozenset({b"content-type", b"content-encoding"})
 """Fields that cross and whose value decides something, so that it belongs to the look."""
 JSON_LABEL: Final = b"application/json"
 _BLANK_LINE: Final = b"\r\n\r\n"
 _HEAD_WITH_END_MAX: Final = HEAD_MAX + len(_BLANK_LINE)
-# A value without blanks around it (RFC 9110 §5.5). Possessive: nothing is read twice.
+# A value without blanks around it (RFC 9110 §5.5). Possessive: no match goes back.
 _VALUE: Final = rb"[!-~\x80-\xff][\t -~\x80-\xff]*+(?<![\t ])"
 _DIGITS: Final = rb"[0-9]{1,%d}+" % LENGTH_DIGITS_MAX
 
@@ -119,12 +123,15 @@ def _fields(match: re.Match[bytes]) -> list[Field]:
 class ResponseShapes:
     """The shapes of one provider's heads: learned from those that had to be parsed."""
 
-    __slots__ = ("_id_names", "_shapes", "_sighted")
+    __slots__ = ("_id_names", "_known", "_shapes", "_sighted", "_sightings")
 
     def __init__(self, id_names: tuple[bytes, ...]) -> None:
         """``id_names``: lower-case names; the first one that a head has is what ``HeadShape.id_at`` is of."""
         self._id_names = id_names
         self._shapes: dict[tuple[bytes, ...], HeadShape] = {}
+        self._known: tuple[HeadShape, ...] = ()
+        """The same, to be gone through."""
+        self._sightings = SIGHTINGS
         self._sighted: dict[tuple[bytes, ...], int] = {}
 
     def find(self, data: bytes) -> Look | None:
@@ -132,7 +139,7 @@ class ResponseShapes:
 
         Not for the answer to a HEAD request, which has no body whatever its head says.
         """
-        for shape in self._shapes.values():
+        for shape in self._known:
             match = shape.match(data)
             if match is not None:
                 return (shape, match) if match.end() <= _HEAD_WITH_END_MAX else None
@@ -140,10 +147,11 @@ class ResponseShapes:
 
     def learn(self, block: bytes, head: ResponseHead) -> None:
         """A head that had to be parsed, and its bytes without the blank line."""
-        if len(block) > LEARNED_SIZE_MAX:
+        fields = head.headers.fields
+        if len(block) > LEARNED_SIZE_MAX or len(fields) > LEARNED_FIELDS_MAX:
             return
-        status_line = block[: block.find(b"\r\n")] if head.headers.fields else block
-        look = (status_line, *map(_part_of_look, head.headers.fields))
+        status_line = block[: block.find(b"\r\n")] if fields else block
+        look = (status_line, *map(_part_of_look, fields))
         shapes, sighted = self._shapes, self._sighted
         if look in shapes:
             return
@@ -151,12 +159,14 @@ class ResponseShapes:
         if len(sighted) >= SIGHTED_MAX:
             sighted.clear()
         sighted[look] = seen
-        if seen % SIGHTINGS or not _has_shape(block, status_line, head):
+        if seen % self._sightings or not _has_shape(block, status_line, head):
             return
         if len(shapes) >= SHAPES_MAX:
             shapes.clear()
+            self._sightings = min(2 * self._sightings, SIGHTINGS_MAX)
         names = head.headers.first
         shapes[look] = HeadShape(status_line, head, next((name for name in self._id_names if name in names), None))
+        self._known = tuple(shapes.values())
 
 
 def _part_of_look(field: Field) -> bytes:

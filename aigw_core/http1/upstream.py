@@ -52,7 +52,7 @@ class ResponseReader:
     def whole(self, data: bytes) -> tuple[ResponseHead, bytes] | None:
         """The final head and the body, where ``data`` is the whole response and its head is of a known look.
 
-        Nothing was taken in before it, and nothing is to come after it; ``reusable`` and ``keep_alive`` hold.
+        None of it was taken in before, and nothing is to come after it; ``reusable`` and ``keep_alive`` hold.
         """
         shapes = self._shapes
         if shapes is None or self._buffer:
@@ -78,19 +78,21 @@ class ResponseReader:
         buffer = self._buffer
         if not buffer:
             return None
-        shapes = self._shapes
-        if shapes is not None:
+        shapes, searched = self._shapes, self._searched
+        # Of a head that comes in pieces only the whole of it is worth a look.
+        if shapes is not None and (not searched or buffer.find(b"\r\n\r\n", max(0, searched - 3)) >= 0):
             look = shapes.find(buffer)
             if look is not None:
                 shape, match = look
                 framing = shape.framing(match)
                 self._buffer = buffer[match.end() :]
+                self._searched = 0
                 self.in_body = True
                 self._body = reader_for(framing)
                 self.reusable = not shape.closes
                 self.keep_alive = shape.keep_alive
                 return shape.head(match, framing)
-        end = find_head_end(buffer, self._searched)
+        end = find_head_end(buffer, searched)
         if end < 0:
             self._searched = len(buffer)
             return None

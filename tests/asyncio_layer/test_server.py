@@ -123,3 +123,27 @@ class _Clock:
 
     def time(self) -> float:
         return self.now
+
+
+@pytest.mark.parametrize("how", ["class", "object"])
+def test_a_loop_with_a_clock_of_its_own_is_asked(how: str) -> None:
+    """Machines and timers must go by one clock."""
+
+    class Own(asyncio.SelectorEventLoop):
+        def time(self) -> float:
+            return super().time() + 1_000.0
+
+    async def ask() -> tuple[float, float]:
+        settings, _ = load_settings(config=None, environ={})
+        plane = AsyncioDataPlane(make_gateway(), StdoutSink(), settings)
+        found = plane.loop_time(), plane.now()
+        await plane.aclose()
+        return found
+
+    loop: asyncio.AbstractEventLoop = Own() if how == "class" else asyncio.new_event_loop()
+    if how == "object":
+        plain = loop.time
+        loop.time = lambda: plain() + 1_000.0  # type: ignore[method-assign]
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        asked, told = runner.run(ask())
+    assert abs(asked - told) < 500.0

@@ -672,6 +672,46 @@ class TestRepeatedHeads:
         assert b"Host: other.test\r\n" in driver.sent_upstream
         assert b"Authorization: Bearer sk-new\r\n" in driver.sent_upstream
 
+    @pytest.mark.parametrize("reads", [1, 2])
+    def test_a_rate_limit_counts_a_repeated_head(self, reads: int) -> None:
+        driver = MemoryDriver(make_gateway(make_policy(rate_limit_rps=2)))
+        for _ in range(3):
+            whole = request(CHAT)
+            for piece in [whole] if reads == 1 else [whole[:-20], whole[-20:]]:
+                driver.receive(piece)
+            if len(driver.connects) > driver.down.count(b"HTTP/1.1 200"):
+                driver.upstream(json_response(COMPLETION))
+        assert (driver.down.count(b"HTTP/1.1 200"), driver.down.count(b"HTTP/1.1 429")) == (2, 1)
+        driver.advance(1.0)
+        driver.receive(request(CHAT)).upstream(json_response(COMPLETION))
+        assert driver.down.count(b"HTTP/1.1 200") == 3
+
+    def test_a_body_too_large_under_the_same_head_is_refused(self) -> None:
+        driver = MemoryDriver(make_gateway(make_policy(max_request_bytes=len(CHAT))))
+        driver.receive(request(CHAT)).upstream(json_response(COMPLETION))
+        driver.receive(request(CHAT.replace(b"hi", b"hi!")))
+        assert driver.down.count(b"HTTP/1.1 413") == 1
+        assert len(driver.connects) == 1
+
+    def test_a_hook_is_asked_about_a_repeated_head(self) -> None:
+        asked: list[object] = []
+
+        def hook(caller: object, _: object) -> Rejection | None:
+            asked.append(caller)
+            return Rejection(Reason.OUT_OF_SCOPE) if len(asked) == 2 else None
+
+        driver = MemoryDriver(make_gateway(make_policy(on_admission=hook)))
+        driver.receive(request(CHAT)).upstream(json_response(COMPLETION))
+        driver.receive(request(CHAT))
+        assert (len(asked), len(driver.connects), driver.down.count(b"HTTP/1.1 200")) == (2, 1, 1)
+
+    def test_a_gateway_without_its_deny_set_refuses_a_repeated_head(self) -> None:
+        driver = MemoryDriver(make_gateway(make_policy(deny_fail_closed=True)))
+        driver.receive(request(CHAT)).upstream(json_response(COMPLETION))
+        driver.gateway.deny_state = "cold"
+        driver.receive(request(CHAT))
+        assert driver.down.count(b"HTTP/1.1 503") == 1
+
     def test_a_longer_body_under_the_same_head_has_its_own_length(self) -> None:
         driver = MemoryDriver().receive(request(CHAT)).upstream(json_response(COMPLETION))
         longer = CHAT.replace(b"hi", b"hi" * 50)

@@ -308,3 +308,14 @@ def test_a_caller_who_leaves_gets_a_fact_and_no_answer() -> None:
     fact = effects[0]
     assert isinstance(fact, EmitFact)
     assert fact.fact.outcome is Outcome.CLIENT_ABORT
+
+
+@pytest.mark.parametrize("status", [101, 103])
+def test_an_informational_head_with_a_body_is_no_answer(status: int) -> None:
+    exchange = Exchange(make_gateway())
+    attempt = opened(exchange, exchange.request(request_head(), CHAT, 0.0))
+    exchange.upstream_connected(attempt, False, 0.0)
+    odd = ResponseHead(status, b"x", OK.headers, OK.framing)
+    effects = exchange.response(attempt, odd, COMPLETION, 1.0, reusable=True)
+    assert not exchange.ended or next(e.fact.outcome for e in effects if isinstance(e, EmitFact)) != Outcome.COMPLETE
+    assert not any(isinstance(effect, ReleaseUpstream) and effect.reusable for effect in effects)

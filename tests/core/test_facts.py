@@ -313,3 +313,42 @@ def test_of_the_forms_of_tokens_a_bounded_number_is_remembered(monkeypatch: pyte
         counts = {name: number for number, name in enumerate(names.split(), 7)}
         assert facts._tokens(counts) == json.dumps(counts, separators=(",", ":"))[1:-1]
     assert list(facts._token_forms) == [("input",), ("input", "output")]
+
+
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [
+        ({}, {"flags": {"usage_truncated"}}),
+        ({}, {"estimate": {"input": 1}}),
+        ({}, {"server_tool_calls": {"web_search": 2}}),
+        ({}, {"service_tier": None}),
+        ({"flags": {"usage_truncated"}}, {"flags": None}),
+        ({}, {"streaming": None}),
+        ({}, {"requested_model": None, "model": None}),
+        ({}, {"status": None}),
+        ({}, {"upstream_status": 529}),
+    ],
+)
+def test_parts_that_are_known_are_those_of_the_same_fact(usual: dict[str, object], other: dict[str, object]) -> None:
+    """Of what was written before only what says the same is written again."""
+    base = replace(FULL, estimate=None, server_tool_calls=None, flags=None, service_tier="default")
+    for changes in (usual, other, usual, other):
+        fact = replace(base, **changes)  # type: ignore[arg-type]  # fields of a fact
+        assert json.loads(fact.encode()) == json.loads(json.dumps(fact.as_dict()))
+
+
+def test_of_the_parts_of_facts_a_bounded_number_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kept in (facts._usual_asked, facts._usual_extras):
+        kept.clear()
+    monkeypatch.setattr(facts, "_USUAL_MAX", 3)
+    for number in range(20):
+        fact = replace(FULL, requested_model=f"m-{number}", service_tier=f"t-{number}", flags=None)
+        fact = replace(fact, estimate=None, server_tool_calls=None)
+        for _ in range(2):
+            assert json.loads(fact.encode())["requested_model"] == f"m-{number}"
+        assert 1 <= len(facts._usual_asked) <= 3
+        assert 1 <= len(facts._usual_extras) <= 3
+    facts._usual_asked.clear()
+    long = replace(FULL, requested_model="m" * 300)
+    assert json.loads(long.encode())["requested_model"] == "m" * 300
+    assert not facts._usual_asked

@@ -106,6 +106,10 @@ def test_the_standard_set() -> None:
 def test_connection_nominates() -> None:
     headers = Headers.of([(b"Connection", b"close, X-A"), (b"connection", b"x-b")])
     assert hop_by_hop_of(headers) == HOP_BY_HOP | {b"close", b"x-a", b"x-b"}
+    usual_first = Headers.of([(b"Connection", b"keep-alive"), (b"X-A", b"1"), (b"connection", b"x-a")])
+    assert hop_by_hop_of(usual_first) == HOP_BY_HOP | {b"x-a"}
+    other_repeated = Headers.of([(b"Connection", b"keep-alive"), (b"Set-Cookie", b"1"), (b"Set-Cookie", b"2")])
+    assert hop_by_hop_of(other_repeated) is HOP_BY_HOP
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,26 @@ def test_calls_become_effects_in_their_order() -> None:
     assert port.take() == []
 
 
+def test_what_is_whole_becomes_its_parts() -> None:
+    port = EffectPort()
+    port.whole_request(1, REQUEST, b"a")
+    port.whole_request(2, REQUEST, b"")
+    port.whole_response(RESPONSE, b"b", True)
+    port.whole_response(RESPONSE, b"", False)
+    assert port.take() == [
+        SendRequestHead(1, REQUEST),
+        SendRequestBody(1, b"a"),
+        SendRequestEnd(1),
+        SendRequestHead(2, REQUEST),
+        SendRequestEnd(2),
+        SendResponseHead(RESPONSE, True),
+        SendResponseBody(b"b"),
+        SendResponseEnd(),
+        SendResponseHead(RESPONSE, False),
+        SendResponseEnd(),
+    ]
+
+
 def test_the_end_of_a_record_goes_in_front() -> None:
     port = EffectPort()
     port.response_body(b"b")

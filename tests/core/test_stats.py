@@ -158,3 +158,19 @@ def test_the_histograms_of_facts_are_those_of_their_durations(pairs: list[tuple[
         series = stats.series["openai", "messages", MANAGED]
         for histogram, found in zip(expected, (series.durations, series.ttfts), strict=True):
             assert (found.counts, found.sum_ms) == (histogram.counts, histogram.sum_ms)
+
+
+def test_sets_of_token_classes_are_counted_together_with_others() -> None:
+    stats = Stats()
+    for tokens in (
+        {"input": 1, "output": 2},
+        {"output": 4},
+        None,
+        {"input": 8, "cache_read": 16},
+        {"input": 1, "output": 2},
+    ):
+        stats.count_fact(fact(tokens=tokens))
+    totals = {("openai", "input"): 10, ("openai", "output"): 8, ("openai", "cache_read"): 16}
+    assert stats.tokens == totals
+    stats.count_fact(fact(tokens={"output": 1}))
+    assert stats.tokens == totals | {("openai", "output"): 9}

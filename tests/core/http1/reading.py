@@ -120,7 +120,15 @@ def read_response(method: bytes, pieces: Iterable[bytes], shapes: ResponseShapes
 
 
 def _feed(reader: ResponseReader, piece: bytes, out: ResponseRead) -> None:
-    if reader.in_body:
+    if out.over and not reader.in_body:
+        # Behind a response that came whole: whoever drives the reader has dropped it.
+        reader.reusable = False
+        return
+    whole = None if reader.in_body else reader.whole(piece)
+    if whole is not None:
+        out.heads.append(whole[0])
+        payload, over = whole[1], True
+    elif reader.in_body:
         payload, over = reader.body(piece)
     else:
         reader.push(piece)
