@@ -109,7 +109,10 @@ class Upstream(Reading):
             self._turn.write(self._transport, due)
 
     def received(self, data: bytes) -> None:
-        tls = self._tls
+        tls, user = self._tls, self.user
+        if tls is None and user is not None:
+            user.upstream_data(self, data)
+            return
         if tls is None:
             self._deliver(data)
             return

@@ -185,11 +185,22 @@ class Connection(ConnectionRequests):
             exchange.upstream_broken(attempt, now)
             self._settle(exchange, now)
             return self._take()
-        try:
-            self._read_response(exchange, reader, attempt, data, now)
-        except RemoteProtocolError:
-            exchange.upstream_broken(attempt, now)
+        if reader.in_body:
+            payload, over = reader.body(data)
+            if payload and not (over or reader.broken):
+                # An event of a stream, mostly: it is relayed, and nothing else comes of it.
+                exchange.response_body(attempt, payload, now)
+                if exchange.state is states.ENDED:
+                    self._settle(exchange, now)
+                return self._take()
+            self._response_body(exchange, reader, attempt, (payload, over), now)
             self._settle(exchange, now)
+        else:
+            try:
+                self._read_response(exchange, reader, attempt, data, now)
+            except RemoteProtocolError:
+                exchange.upstream_broken(attempt, now)
+                self._settle(exchange, now)
         if self._buffer:
             self._advance(now)
         return self._take()
@@ -197,10 +208,6 @@ class Connection(ConnectionRequests):
     def _read_response(
         self, exchange: ExchangeMachine, reader: ResponseReader, attempt: int, data: bytes, now: float
     ) -> None:
-        if reader.in_body:
-            self._response_body(exchange, reader, attempt, reader.body(data), now)
-            self._settle(exchange, now)
-            return
         whole = reader.whole(data)
         if whole is not None:
             # The usual answer of a provider whose heads are known.

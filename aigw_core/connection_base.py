@@ -302,7 +302,12 @@ class ConnectionBase:
             self._out.append(SendDownstream(down[0] if len(down) == 1 else b"".join(down)))
 
     def _take(self) -> list[Effect]:
-        if self._down:
-            self._flush_down()
-        out, self._out = self._out, []
+        out, down = self._out, self._down
+        if down:
+            self._down = []
+            effect = SendDownstream(down[0] if len(down) == 1 else b"".join(down))
+            if not out:
+                return [effect]
+            out.append(effect)
+        self._out = []
         return out

@@ -356,7 +356,11 @@ class ExchangeMachine(ExchangeBase):
         """Bytes of the response body, transfer framing removed; relayed in the same turn."""
         if attempt != self.attempt or self._leg is not leg.BUSY:
             return
-        self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
+        # As Timers.set(), without its call: this is once for each event.
+        idle_at, running = now + self._policy.timeouts.stream_idle, self.timers
+        running.at[timers.STREAM_IDLE] = idle_at
+        if idle_at < running.wake_at:
+            running.wake_at = idle_at
         data = self.outbound.feed(data, now)
         if self.state is states.DRAINING:
             if self.outbound.drained > self._policy.usage_drain_max_bytes:
