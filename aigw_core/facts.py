@@ -144,7 +144,7 @@ class UsageFact:
         return encoded if len(encoded) <= FACT_MAX_BYTES else self._encode_bounded()
 
     def _encode_members(self) -> str:
-        # By hand, since this runs once per request: 6 µs against 18 µs for as_dict() and a JSONEncoder.
+        # By hand, since this runs once per request: 7 µs against 18 µs for as_dict() and a JSONEncoder.
         opened = self.opened
         asked = (self.streaming, self.requested_model, self.model, self.status, self.upstream_status)
         extras: str | None = None
