@@ -334,6 +334,18 @@ class TestBodies:
         assert driver.reading()
 
 
+class TestLongBodies:
+    @pytest.mark.parametrize("size", [65_536, 65_537])
+    def test_only_a_short_body_is_kept_until_it_is_whole(self, size: int) -> None:
+        body = CHAT[:-1] + b" " * (size - len(CHAT)) + b"}"
+        driver = MemoryDriver().receive(request(body)[:-1])
+        assert bool(driver.sent_upstream) == (size > 65_536)
+        driver.receive(b"}")
+        assert driver.sent_upstream.partition(b"\r\n\r\n")[2].rstrip(b" ") == body
+        driver.upstream(json_response(COMPLETION))
+        assert driver.ledger.facts[-1].requested_model == "gpt-4o-mini"
+
+
 class TestEnds:
     def test_client_leaves_mid_stream(self) -> None:
         driver = MemoryDriver().receive(request(CHAT_STREAM)).upstream(CHUNKED_SSE + chunk(EVENT))
