@@ -109,10 +109,7 @@ class Upstream(Reading):
             self._turn.write(self._transport, due)
 
     def received(self, data: bytes) -> None:
-        tls, user = self._tls, self.user
-        if tls is None and user is not None:
-            user.upstream_data(self, data)
-            return
+        tls = self._tls
         if tls is None:
             self._deliver(data)
             return

@@ -82,18 +82,18 @@ class HeadShape:
                 if in_relayed:
                     groups += 1
                     relayed.append(groups)
-            value = _DIGITS if lower == b"content-length" else _VALUE
             if not relayed_line or lower in _DECIDING:
                 parts.append(re.escape(line))
                 continue
+            value = _VALUE
             if lower == b"content-length":
                 groups += 1
                 self._length_at = groups
-                value = b"(%b)" % value
+                value = b"(%b)" % _DIGITS
             elif lower == id_name and not self.id_at:
                 groups += 1
                 self.id_at = groups
-                value = b"(%b)" % value
+                value = b"(%b)" % _VALUE
             parts += re.escape(name), rb": ", value, rb"\r\n"
         parts.append(rb")\r\n" if in_relayed else rb"\r\n")
         self._relayed_at = tuple(relayed)
@@ -130,7 +130,7 @@ class ResponseShapes:
         self._id_names = id_names
         self._shapes: dict[tuple[bytes, ...], HeadShape] = {}
         self._known: tuple[HeadShape, ...] = ()
-        """The same, to be gone through."""
+        """The same, replaced as a whole: gateways in several threads may share a policy, and one reads, one learns."""
         self._sightings = SIGHTINGS
         self._sighted: dict[tuple[bytes, ...], int] = {}
 

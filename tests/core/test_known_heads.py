@@ -112,7 +112,7 @@ BODIES = [COMPLETION] * 5 + [EVENTS] * 2 + [b"", b'{"error":"bad ' + POOL_KEY + 
 
 Field = tuple[bytes, bytes | None]
 """A name, and its value; None for one that differs each time."""
-Look_ = tuple[bytes, list[Field], str]
+Template = tuple[bytes, list[Field], str]
 """A status, fields, and how the body is framed."""
 
 
@@ -126,7 +126,7 @@ class Provider:
     def _maybe(self, chance: float, name: bytes, values: list[bytes]) -> list[Field]:
         return [(name, self.random.choice(values))] if self.random.random() < chance else []
 
-    def _look(self) -> Look_:
+    def _look(self) -> Template:
         rnd = self.random
         fields: list[Field] = [(rnd.choice(NAMES), None) for _ in range(rnd.choice([0, 1, 3, 5, 8]))]
         fields += self._maybe(0.8, b"Content-Type", TYPES)

@@ -306,6 +306,18 @@ def test_a_head_that_cannot_be_learned_once_is_tried_again() -> None:
     assert shapes.find(USUAL + b"\r\n\r\n") is not None
 
 
+def test_heads_are_looked_up_while_others_are_learned() -> None:
+    """Gateways in two threads may share a policy: one of them may learn between any two looks of the other."""
+    shapes = shapes_of(USUAL, STREAM)
+
+    def learns_meanwhile(_: bytes) -> None:
+        learn(shapes, USUAL + b"\r\nX: y", SIGHTINGS)
+
+    shapes._known[0].match = learns_meanwhile  # type: ignore[assignment]  # one of two forms is called
+    assert shapes.find(STREAM + b"\r\n\r\n") is not None
+    assert len(shapes._known) == 3
+
+
 def test_a_head_in_pieces_is_looked_at_when_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a byte at a time would have all of it matched for each byte."""
     shapes, looks = shapes_of(USUAL), 0
