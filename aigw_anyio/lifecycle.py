@@ -173,6 +173,8 @@ class _Process:
         admin, admin_address = await self._bind_admin()
         # Probes are answered before the data listener is there: alive, not ready.
         await tasks.start(serve_admin, admin, state)
+        if self._deny is not None:
+            await self._deny.first_answer()
         data_address = await self._bind_data(tasks)
         state.connections = lambda: self._plane.connections
         state.streams = lambda: self._plane.streams

@@ -65,6 +65,8 @@ class DenyControl:
         """What a snapshot has to hold beside the entries; set by a source that can resume."""
         self.collect: Callable[[], None] | None = None
         """Called before the stats are read; set by a source that keeps its own counters."""
+        self.answered = anyio.Event()
+        """Set once the source has brought a current set, or has said that it cannot."""
         self._told: set[str] = set()
         gateway.deny_state = "cold"
 
@@ -125,12 +127,14 @@ class DenyControl:
     def lost(self, reason: str) -> None:
         """The set is no longer known to be current. ``reason`` is logged and must be free of secrets."""
         self.stats.failures += 1
+        self.answered.set()
         self.say("reconnecting" if self.gateway.deny_seeded else "cold", reason)
 
     def say(self, state: str, reason: str) -> None:
         """One line for each change of state: ``cold``, ``seeding``, ``live`` or ``reconnecting``."""
         before, self.gateway.deny_state = self.gateway.deny_state, state
         if state == "live":
+            self.answered.set()
             self._told.clear()
         if before != state and state not in self._told:
             # Once until it is live again: attempts that fail one after the other are no news.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -12,6 +13,10 @@ from aigw_anyio.deny.control import Cut, DenyControl, DenySource
 from aigw_anyio.deny.snapshotfile import SnapshotKeeper
 from aigw_core.backoff import Backoff
 from aigw_core.gateway import Gateway
+
+FIRST_ANSWER_SECS: Final = 1.0
+"""How long the data listener waits for a source: enough for a file and for a server nearby, and no more downtime than
+a restart has anyway. What happens without an answer is what a snapshot and ``deny_fail_closed`` are for."""
 
 _log = logging.getLogger("aigw.deny")
 
@@ -43,6 +48,12 @@ class DenyKeeper:
             if self._snapshots is not None:
                 tasks.start_soon(self._snapshots.run)
             await self._feed()
+
+    async def first_answer(self) -> None:
+        """Returns once the source has answered, or has had its time: who was cut off while the gateway was down is
+        not let through in between."""
+        with anyio.move_on_after(FIRST_ANSWER_SECS):
+            await self.control.answered.wait()
 
     async def flush(self) -> None:
         """The last changes go to disk."""

@@ -15,6 +15,9 @@ from anyio.abc import SocketStream, TaskGroup, TaskStatus
 from anyio.streams.stapled import MultiListener
 
 from aigw_anyio import httpd, lifecycle
+from aigw_anyio.deny import keeper
+from aigw_anyio.deny.control import DenyControl, DenySource
+from aigw_anyio.deny.file import FileDenySource
 from aigw_anyio.lifecycle import Options, run_gateway
 from aigw_anyio.limits import out_of_files
 from aigw_anyio.settings import ListenAddr, Settings, load_settings
@@ -23,6 +26,7 @@ from aigw_anyio.tls import TlsContexts
 from aigw_core.denyset import DenyChange
 from aigw_core.facts import OpenRecord
 from aigw_core.gateway import Gateway
+from aigw_core.snapshot import Snapshot
 from tests.anyio_layer.conftest import exchange, numbered, request_bytes
 
 pytestmark = pytest.mark.anyio
@@ -45,6 +49,10 @@ class FakePlane:
     async def start(self, tasks: TaskGroup) -> tuple[str, int]:
         self._listener = await httpd.listen(*self.settings.listen_addr)
         return httpd.bound_address(self._listener)
+
+    @property
+    def is_listening(self) -> bool:
+        return self._listener is not None
 
     def stop_accepting(self) -> None:
         self.calls.append("stop_accepting")
@@ -71,8 +79,11 @@ class FakePlane:
 class Run:
     """A gateway that runs in a task group."""
 
-    def __init__(self, config: Path, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, config: Path, environ: dict[str, str] | None = None, *, plane: type[FakePlane] = FakePlane
+    ) -> None:
         self.planes: list[FakePlane] = []
+        self._make_plane = plane
         self.code: int | None = None
         self._config = config
         self._environ = {"AI_LISTEN_ADDR": "127.0.0.1:0", "AI_METRICS_LISTEN": "127.0.0.1:0", **(environ or {})}
@@ -85,9 +96,15 @@ class Run:
     def load(self) -> tuple[Settings, list[str]]:
         return load_settings(config=self._config, environ=self._environ)
 
-    async def start(self, tasks: TaskGroup, sink_fd: int, movable: frozenset[str] = frozenset()) -> None:
+    async def start(
+        self,
+        tasks: TaskGroup,
+        sink_fd: int,
+        movable: frozenset[str] = frozenset(),
+        deny_source: DenySource | None = None,
+    ) -> None:
         def factory(gateway: Gateway, sink: FactSink, settings: Settings) -> FakePlane:
-            self.planes.append(FakePlane(gateway, sink, settings))
+            self.planes.append(self._make_plane(gateway, sink, settings))
             return self.planes[-1]
 
         def announce(address: ListenAddr) -> None:
@@ -100,6 +117,7 @@ class Run:
             movable=movable,
             announce=announce,
             make_sink=lambda _: StdoutSink(sink_fd),
+            make_deny_source=lambda _settings, _make_host: deny_source,
         )
 
         async def run() -> None:
@@ -159,6 +177,76 @@ async def test_clean_stop(
     data, admin = listening[0].removeprefix("listening ").split(" ")
     assert data.startswith("data=127.0.0.1:")
     assert admin.startswith("admin=127.0.0.1:")
+
+
+class SlowSource:
+    """Says nothing for a moment, and then what it is told to, if anything."""
+
+    name = "slow"
+
+    def __init__(self, run: Run, word: Callable[[DenyControl], None] | None) -> None:
+        self.listened_before: bool | None = None
+        self._run = run
+        self._word = word
+
+    def restored(self, snapshot: Snapshot) -> None:
+        raise AssertionError(f"there is no snapshot, but {snapshot}")
+
+    async def run(self, control: DenyControl) -> None:
+        if self._word is not None:
+            await anyio.sleep(0.05)
+            self.listened_before = self._run.plane.is_listening
+            self._word(control)
+        await anyio.sleep_forever()
+
+
+async def start_and_stop(run: Run, source: DenySource, path: Path) -> None:
+    with anyio.fail_after(DEADLINE), path.open("wb") as facts:
+        async with anyio.create_task_group() as tasks:
+            await run.start(tasks, facts.fileno(), deny_source=source)
+            assert run.plane.is_listening
+            send(signal.SIGTERM)
+            await run.until_over()
+    assert run.code == 0
+
+
+@pytest.mark.parametrize(
+    "word", [lambda control: control.live(), lambda control: control.lost("gone")], ids=["live", "lost"]
+)
+async def test_nobody_is_served_before_the_deny_source_has_answered(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: Callable[[DenyControl], None]
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_ANSWER_SECS", 2 * DEADLINE)
+    run = Run(config)
+    source = SlowSource(run, word)
+    await start_and_stop(run, source, tmp_path / "facts")
+    assert source.listened_before is False
+
+
+async def test_a_deny_file_is_in_force_before_anybody_is_served(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_ANSWER_SECS", 2 * DEADLINE)
+    held: list[int] = []
+
+    class Plane(FakePlane):
+        async def start(self, tasks: TaskGroup) -> tuple[str, int]:
+            held.append(self.gateway.deny.size)
+            return await super().start(tasks)
+
+    file = tmp_path / "deny.json"
+    file.write_text('{"blackhole.1": "spend"}')
+    await start_and_stop(Run(config, plane=Plane), FileDenySource(file), tmp_path / "facts")
+    assert held == [1]
+
+
+async def test_a_deny_source_that_says_nothing_is_not_waited_for_long(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_ANSWER_SECS", 0.05)
+    run = Run(config)
+    await start_and_stop(run, SlowSource(run, None), tmp_path / "facts")
+    assert run.plane.gateway.deny_state == "cold"
 
 
 async def test_drain_waits_for_running_exchanges(

@@ -13,7 +13,7 @@ from typing import Final
 import pytest
 
 from tests.deploy.test_manifests import SYSTEMD
-from tests.e2e.gateway import Gateway
+from tests.e2e.gateway import Gateway, wait_until
 
 NO_NEW_CODE: Final = """
 import ctypes, os, sys
@@ -57,7 +57,7 @@ def test_systemd_finds_little_exposed() -> None:
 def served(gateway: Gateway) -> None:
     """It answers, and ends well."""
     try:
-        assert gateway.admin("/readyz")[0] == 200
+        wait_until(lambda: gateway.admin("/readyz")[0] == 200, "it is ready")
         assert gateway.admin("/metrics")[0] == 200
         assert gateway.stop() == 0
         assert gateway.faults() == []
