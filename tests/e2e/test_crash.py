@@ -104,7 +104,8 @@ def test_a_stream_that_is_killed_and_fills_up_holds_every_fact_once(
                 server.start()
             gateway = load.target = start(backend, environ)
             if number == KILLS * 2 // 3:
-                assert 100 < len(ids(server)) < 250, "the stream has not filled up"
+                wait_until(lambda: len(ids(server)) > 100, "the stream fills up")
+                assert len(ids(server)) < 250
                 enlarge_stream(server, 1_000_000_000)
         time.sleep(0.3)
         load.stop()
