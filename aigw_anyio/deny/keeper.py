@@ -15,8 +15,8 @@ from aigw_core.backoff import Backoff
 from aigw_core.gateway import Gateway
 
 FIRST_ANSWER_SECS: Final = 1.0
-"""How long the data listener waits for a source: enough for a file and for a server nearby, and no more downtime than
-a restart has anyway. What happens without an answer is what a snapshot and ``deny_fail_closed`` are for."""
+"""How long the data listener waits for a source: enough for a file and for a server nearby, and short where neither
+answers. What is served then is what a snapshot and ``deny_fail_closed`` are for."""
 
 _log = logging.getLogger("aigw.deny")
 

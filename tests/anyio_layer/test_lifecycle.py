@@ -18,12 +18,14 @@ from aigw_anyio import httpd, lifecycle
 from aigw_anyio.deny import keeper
 from aigw_anyio.deny.control import DenyControl, DenySource
 from aigw_anyio.deny.file import FileDenySource
+from aigw_anyio.deny.snapshotfile import write_snapshot
 from aigw_anyio.lifecycle import Options, run_gateway
 from aigw_anyio.limits import out_of_files
 from aigw_anyio.settings import ListenAddr, Settings, load_settings
 from aigw_anyio.sinks import FactSink, StdoutSink
 from aigw_anyio.tls import TlsContexts
-from aigw_core.denyset import DenyChange
+from aigw_core.denyset import DenyChange, DenySet
+from aigw_core.denyview import DenyView
 from aigw_core.facts import OpenRecord
 from aigw_core.gateway import Gateway
 from aigw_core.snapshot import Snapshot
@@ -223,9 +225,11 @@ async def test_nobody_is_served_before_the_deny_source_has_answered(
     assert source.listened_before is False
 
 
+@pytest.mark.parametrize("has_snapshot", [False, True])
 async def test_a_deny_file_is_in_force_before_anybody_is_served(
-    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_snapshot: bool
 ) -> None:
+    """Also where a snapshot that does not have its last entry is in force."""
     monkeypatch.setattr(keeper, "FIRST_ANSWER_SECS", 2 * DEADLINE)
     held: list[int] = []
 
@@ -236,7 +240,12 @@ async def test_a_deny_file_is_in_force_before_anybody_is_served(
 
     file = tmp_path / "deny.json"
     file.write_text('{"blackhole.1": "spend"}')
-    await start_and_stop(Run(config, plane=Plane), FileDenySource(file), tmp_path / "facts")
+    source = FileDenySource(file)
+    snapshot_path = tmp_path / "deny.snapshot"
+    if has_snapshot:
+        write_snapshot(snapshot_path, Snapshot(source.name, DenyView(DenySet()), None, 1.0))
+    run = Run(config, {"AI_SNAPSHOT_PATH": str(snapshot_path)}, plane=Plane)
+    await start_and_stop(run, source, tmp_path / "facts")
     assert held == [1]
 
 
