@@ -14,6 +14,8 @@ from aigw_core.wires import Wire
 ManagedBody: TypeAlias = RequestBody | WholeBody
 """A body on its way to the provider: read as it comes, or there whole."""
 
+_OPTION_WIRES = frozenset({Wire.CHAT_COMPLETIONS, Wire.COMPLETIONS})
+"""Their requests take `stream_options` (OpenAI API reference)."""
 _RESPONSES = frozenset({Wire.RESPONSES, Wire.RESPONSES_COMPACT})
 
 
@@ -32,16 +34,12 @@ def body_rules(authorized: Authorized, policy: Policy) -> BodyRules:
 
 def _rules_without_hook(authorized: Authorized, policy: Policy) -> BodyRules:
     wire = authorized.route.wire
-    include_usage: IncludeUsage | None = None
-    if wire is Wire.CHAT_COMPLETIONS:
-        mode = policy.include_usage
-        needed = mode is IncludeUsage.INJECT and authorized.provider.usage.needs_include_usage
-        if mode is IncludeUsage.REQUIRE or needed:
-            include_usage = mode
+    has_option = wire in _OPTION_WIRES and policy.include_usage is not IncludeUsage.VERBATIM
     return BodyRules(
-        include_usage=include_usage,
+        include_usage=policy.include_usage if has_option else None,
         refuse_background=wire is Wire.RESPONSES,
         refuse_stored_refs=policy.managed_stored_refs is StoredRefs.REFUSE and wire in _RESPONSES,
         on_model=None,
         max_bytes=policy.max_request_bytes,
+        adds_option=authorized.provider.usage.needs_include_usage,
     )

@@ -24,8 +24,8 @@ try:
 except ImportError:
     _brotli = None
 
-PIECE_MAX: Final = 64 * 1024
-"""Decoded bytes given at a time: small beside the buffers of a connection. brotli may give twice that."""
+PIECE_MAX: Final = 16 * 1024
+"""Decoded bytes given at a time: what is read in one step. brotli may give twice that."""
 
 RATIO_MAX: Final = 200
 """Decoded bytes per encoded byte, beyond RATIO_FREE: event streams of near-equal chunks reach some 30,
@@ -56,16 +56,24 @@ class _Coding(Protocol):
 class Decoder:
     """Decodes one body, fed in any split; made by open_decoder().
 
-    Memory is bounded by the coding's window and PIECE_MAX, output by RATIO_MAX and `decoded_max`.
+    Memory is bounded by the coding's window and PIECE_MAX, output by a ratio and `decoded_max`.
     """
 
-    __slots__ = ("_coding", "_decoded", "_decoded_max", "_encoded")
+    __slots__ = ("_coding", "_decoded", "_decoded_max", "_encoded", "_ratio_free", "_ratio_max")
 
-    def __init__(self, coding: _Coding, *, decoded_max: int = DECODED_MAX) -> None:
+    def __init__(
+        self,
+        coding: _Coding,
+        *,
+        decoded_max: int = DECODED_MAX,
+        ratio_max: int = RATIO_MAX,
+        ratio_free: int = RATIO_FREE,
+    ) -> None:
         self._coding = coding
         self._encoded = 0
         self._decoded = 0
         self._decoded_max = decoded_max
+        self._ratio_max, self._ratio_free = ratio_max, ratio_free
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The decoded bytes of `data`, in pieces; exhaust the iterator before the next feed().
@@ -75,7 +83,7 @@ class Decoder:
         if not data:
             return
         self._encoded += len(data)
-        allowed = min(max(RATIO_FREE, RATIO_MAX * self._encoded), self._decoded_max)
+        allowed = min(max(self._ratio_free, self._ratio_max * self._encoded), self._decoded_max)
         try:
             for piece in self._coding.decode(data):
                 self._decoded += len(piece)
@@ -91,13 +99,22 @@ class Decoder:
         return self._coding.eof or not self._encoded
 
 
-def open_decoder(content_encoding: bytes, *, decoded_max: int = DECODED_MAX) -> Decoder | None:
+def open_decoder(
+    content_encoding: bytes,
+    *,
+    decoded_max: int = DECODED_MAX,
+    ratio_max: int = RATIO_MAX,
+    ratio_free: int = RATIO_FREE,
+) -> Decoder | None:
     """A decoder for a Content-Encoding value; None for a coding that is unknown, stacked or not installed.
 
-    Call it only for values that name a coding: see is_encoded().
+    ``ratio_max`` decoded bytes for each encoded one may come, once there are more than ``ratio_free`` of them. Call it
+    only for values that name a coding: see is_encoded().
     """
     factory = _CODINGS.get(content_encoding.strip().lower())
-    return None if factory is None else Decoder(factory(), decoded_max=decoded_max)
+    if factory is None:
+        return None
+    return Decoder(factory(), decoded_max=decoded_max, ratio_max=ratio_max, ratio_free=ratio_free)
 
 
 def is_encoded(content_encoding: bytes) -> bool:

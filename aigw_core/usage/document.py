@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from codecs import IncrementalDecoder, getincrementaldecoder
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from aigw_core.usage.jsontext import decode_json, has_conflicting_members, may_repeat
+from aigw_core.usage.jsontext import NestedTooDeepError, decode_json, has_conflicting_members, may_repeat
 from aigw_core.usage.nested import NestedScanner
 from aigw_core.usage.scanner import RootScanner
+from aigw_core.usage.utf8 import Utf8Check
 
 DOCUMENT_MAX: Final = 8 * 1024
 """Bytes collected to be decoded at once. Longer texts are scanned as they come, which costs no more and shows the
@@ -22,7 +22,7 @@ class JSONDocument:
     """Takes a JSON text in any split and gives the wanted root members, whatever stands around them.
 
     Up to DOCUMENT_MAX bytes every member is given, beyond it only `members`, and of those named in `nested`
-    only the members named there; what is too long to be kept is True.
+    only the members named there; what is too long or nested too deep to be kept is True.
     """
 
     __slots__ = (
@@ -48,7 +48,7 @@ class JSONDocument:
         self._nested = nested
         self._body: bytes | bytearray = b""  # plain bytes as long as one piece came: the usual case
         self._scanner: RootScanner | None = None
-        self._utf8: IncrementalDecoder | None = None
+        self._utf8: Utf8Check | None = None
         self._sound = True  # no broken UTF-8 so far, of a long text
         self._read_size = -1
 
@@ -65,7 +65,7 @@ class JSONDocument:
             self._body += data
         if self.size > DOCUMENT_MAX:
             self._scanner = _new_scanner(self._members, self._nested)
-            self._utf8 = getincrementaldecoder("utf-8")()
+            self._utf8 = Utf8Check()
             collected, self._body = bytes(self._body), b""
             self._scan(self._scanner, collected)
 
@@ -88,22 +88,19 @@ class JSONDocument:
 
     def _scan(self, scanner: RootScanner, data: bytes) -> None:
         # The scanner is lenient about NaN, which clients take, and so about UTF-8, which they do not.
-        if self._utf8 is not None and self._sound and not (data.isascii() and not self._utf8.getstate()[0]):
-            try:
-                self._utf8.decode(data)
-            except UnicodeDecodeError:
-                self._sound = False
+        if self._utf8 is not None and self._sound:
+            self._sound = self._utf8.valid(data) == len(data)
         scanner.feed(data)
 
     def _read_whole(self) -> None:
         data = bytes(self._body)
         try:
             root = decode_json(data)
-        except ValueError:
+        except ValueError as error:
             scanner = _new_scanner(self._members, self._nested)
             scanner.feed(data)
             # A text that is closed and still no JSON is broken; one that was cut gives what it has.
-            self._take(scanner, sound=not scanner.closed)
+            self._take(scanner, sound=not scanner.closed or isinstance(error, NestedTooDeepError))
             return
         self.closed = isinstance(root, dict)
         self.root = root if isinstance(root, dict) else {}
@@ -117,6 +114,8 @@ class JSONDocument:
         for name, text in scanner.captured.items():
             try:
                 self.root[name] = decode_json(text)
+            except NestedTooDeepError:
+                self.root[name] = True
             except ValueError:
                 self.closed = False
 

@@ -7,7 +7,9 @@ and needs no memory for backtracking.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import product
 from typing import Final
 
 RUN_DEPTH: Final = 4
@@ -45,14 +47,15 @@ _ENDS = rb"(?=[,\]} \t\n\r])"  # a scalar that touches the end of a piece may go
 
 def _value(depth: int) -> bytes:
     """Any complete value nested at most ``depth`` containers deep; cheap and frequent cases stand first."""
-    scalars = rb"|".join((rb"[1-9][0-9]*+" + _ENDS, _STRING, rb"(?:true|false|null)" + _ENDS, rb"0" + _ENDS))
+    # Each alternative begins with a literal or a set, which the matcher looks at before it enters one.
+    counts, words = rb"[1-9][0-9]*+" + _ENDS, rb"|".join(word + _ENDS for word in (b"true", b"false", b"null", b"0"))
     if not depth:
         array, object_ = rb"\[" + _WS + rb"\]", rb"\{" + _WS + rb"\}"
     else:
         inner = _value(depth - 1) + _WS
         array = rb"\[" + _WS + _many(inner + rb"(?:," + _WS + rb"(?!\])|(?=\]))") + rb"\]"
         object_ = rb"\{" + _WS + _many(_KEY + inner + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
-    return rb"(?:" + rb"|".join((scalars, array, object_, _NUMBER + _ENDS)) + rb")"
+    return rb"(?:" + rb"|".join((counts, _STRING, array, object_, words, _NUMBER + _ENDS)) + rb")"
 
 
 _OPENER = rb"\[" + _WS + rb"(?!\])|\{" + _WS + _KEY
@@ -96,45 +99,77 @@ LENIENT: Final = Scalars("true", "false", "null", "NaN", "Infinity", "-Infinity"
 """Runs leave the last three to be read one by one: they are rare."""
 
 
-def _spellings(key: str) -> bytes:
-    """Matches every JSON spelling of a key: each character plain or as its ``\\u`` escape."""
-    if not re.fullmatch(r"[A-Za-z0-9_]+", key):
+_FOLDS_TO: Final = {"k": rb"|\xe2\x84\xaa|\\u212[aA]", "s": rb"|\xc5\xbf|\\u017[fF]"}
+"""Letters beyond ASCII that parsers which ignore case take for one of ASCII: the Kelvin sign and the long s."""
+
+
+def _spellings(key: str, *, any_case: bool = False) -> bytes:
+    """Matches every JSON spelling of a key: each character plain or as its ``\\u`` escape, in any case if wanted."""
+    if not re.fullmatch(r"[a-z0-9_]+" if any_case else r"[A-Za-z0-9_]+", key):
         raise ValueError("chosen keys are plain ASCII names")
     out = []
     for char in key:
-        code = f"{ord(char):04x}"
-        either_case = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in code)
-        out.append(rf"(?:{char}|\\u{either_case})")
-    return "".join(out).encode()
+        spelt = [_character(each) for each in dict.fromkeys((char, char.upper()) if any_case else char)]
+        out.append(b"(?:" + b"|".join(spelt) + (_FOLDS_TO.get(char, b"") if any_case else b"") + b")")
+    return b"".join(out)
+
+
+def _character(char: str) -> bytes:
+    code = f"{ord(char):04x}"
+    either_case = "".join(f"[{digit}{digit.upper()}]" if digit.isalpha() else digit for digit in code)
+    return rf"{char}|\\u{either_case}".encode()
 
 
 class ChosenKeys:
-    """The expressions of one set of chosen keys, which are plain ASCII names."""
+    """The expressions of one set of chosen keys, which are plain ASCII names.
 
-    __slots__ = ("key", "others", "spelling_max")
+    ``any_case``: keys that differ in case alone are matched too; the names are in lower case then.
+    """
 
-    def __init__(self, keys: frozenset[str]) -> None:
+    __slots__ = ("_names", "any_case", "key", "others", "quoted", "spelling_max")
+
+    def __init__(self, keys: frozenset[str], *, any_case: bool = False) -> None:
+        self._names = keys if not any_case else frozenset(each for key in keys for each in _in_lower_case(key))
+        self.any_case: Final = any_case
         # Sorted, so that the expression is the same in every process.
-        spellings = {key: _spellings(key) for key in sorted(keys)}
+        spellings = {key: _spellings(key, any_case=any_case) for key in sorted(keys)}
         named = rb"|".join(b"(?P<%b>%b)" % (key.encode(), text) for key, text in spellings.items())
+        plain = rb"|".join(spellings.values()) or rb"(?!)"
         self.key: Final = re.compile(rb'"(?:' + (named or rb"(?!)") + rb')"')
         """A chosen key with its quotes; the match's last group has its name."""
+        self.quoted: Final = re.compile(rb'"(?:' + plain + rb')"')
+        """The same, without a group."""
         self.spelling_max: Final = 2 + 6 * max(map(len, keys), default=0)
         """Bytes of the longest spelling of a chosen key, quotes included."""
-        other = rb'(?!"(?:' + (rb"|".join(spellings.values()) or rb"(?!)") + rb')")' + _KEY
+        other = rb'(?!"(?:' + plain + rb')")' + _KEY
         self.others: Final = re.compile(_WS + _many(rb"," + _WS + other + _value(_ROOT_DEPTH) + _WS))
         """After a member of an object: further ones whose keys are not chosen."""
 
+    def occurs_in(self, members: Iterable[str]) -> bool:
+        """Whether one of these names is a chosen one; they may have been decoded as Latin-1."""
+        return not self._names.isdisjoint(map(str.lower, members) if self.any_case else members)
+
+
+_LOWER: Final = {
+    "k": ("k", "\u212a".encode().decode("latin-1")),
+    "s": ("s", "\u017f", "\u017f".encode().decode("latin-1").lower()),
+}
+
+
+def _in_lower_case(key: str) -> Iterable[str]:
+    """What lower() makes of the spellings of a key, also where UTF-8 was decoded as Latin-1."""
+    return map("".join, product(*(_LOWER.get(char, (char,)) for char in key)))
+
 
 @lru_cache(maxsize=_KEY_SETS_MAX)
-def chosen_keys(keys: frozenset[str]) -> ChosenKeys:
+def chosen_keys(keys: frozenset[str], *, any_case: bool = False) -> ChosenKeys:
     """The expressions for a set of keys; compiling them takes milliseconds, so call it once at import."""
-    return ChosenKeys(keys)
+    return ChosenKeys(keys, any_case=any_case)
 
 
 def elements_without(key: str) -> re.Pattern[bytes]:
-    """After an element of an array: further ones that are no object with this member."""
-    member = rb'(?!"' + _spellings(key) + rb'")' + _KEY + _value(_VALUE_DEPTH) + _WS
+    """After an element of an array: further ones that are no object with this member, whatever its case."""
+    member = rb'(?!"' + _spellings(key, any_case=True) + rb'")' + _KEY + _value(_VALUE_DEPTH) + _WS
     object_ = rb"\{" + _WS + _many(member + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
     other = rb"(?!\{)" + _value(_ROOT_DEPTH)
     return re.compile(_WS + _many(rb"," + _WS + rb"(?:" + other + rb"|" + object_ + rb")" + _WS))
@@ -145,6 +180,15 @@ def skip_space(data: bytes, pos: int, end: int) -> int:
     space = SPACE.match(data, pos, end)
     assert space is not None
     return space.end()
+
+
+def resumed_escape(held: bytes, data: bytes, pos: int, end: int) -> tuple[int, bytes | None]:
+    """Where an escape ends that an earlier piece cut after ``held``, and what is held of it now; None: no escape."""
+    joined = held + data[pos : min(end, pos + 6 - len(held))]
+    escape = ESCAPE.match(joined)
+    if escape is not None:
+        return pos + escape.end() - len(held), b""
+    return end, joined if BEGUN_ESCAPE.fullmatch(joined) else None
 
 
 def folded(number: bytes) -> bytes:

@@ -17,7 +17,7 @@ STORED_ITEM: Final = "stored item"
 """The name under which an item that refers to stored content is logged; no chosen key can be spelt so."""
 
 _ITEM_KEYS: Final = frozenset({"id", "type", "role", "content", "encrypted_content", "result"})
-_ITEM: Final = chosen_keys(_ITEM_KEYS)
+_ITEM: Final = chosen_keys(_ITEM_KEYS, any_case=True)
 _WITHOUT_ID: Final = elements_without("id")
 _CARRIED_IN: Final[dict[str, tuple[str, ...]]] = {
     "reasoning": ("encrypted_content", "content"),
@@ -40,7 +40,7 @@ class InputItemScanner(RootScanner):
     __slots__ = ("_ambiguous", "_inside", "_item", "_root_keys")
 
     def __init__(self, keys: frozenset[str], *, capture_max: int = 65_536) -> None:
-        super().__init__(keys | {INPUT}, capture_max=capture_max, log=True)
+        super().__init__(keys | {INPUT}, capture_max=capture_max, log=True, any_case=True)
         self._root_keys = self._chosen
         self._inside = False
         self._item: dict[str, bytes | None] = {}

@@ -25,17 +25,21 @@ def scan_with(decoder: json.JSONDecoder) -> Callable[[str, int], tuple[object, i
 _scan: Final = scan_with(json.JSONDecoder())
 
 
+class NestedTooDeepError(ValueError):
+    """A JSON text is nested deeper than the interpreter recurses; it may be valid all the same."""
+
+
 def decode_json(data: bytes) -> object:
     """The value of one JSON text in UTF-8, blanks around it allowed; the last of duplicate members wins.
 
-    `NaN` and `Infinity` pass, as in the SDKs. Raises ValueError for anything else: broken UTF-8, trailing
-    text, an integer of more digits than the interpreter converts, nesting deeper than it recurses.
+    `NaN` and `Infinity` pass, as in the SDKs. Raises NestedTooDeepError, and ValueError for anything else: broken
+    UTF-8, trailing text, an integer of more digits than the interpreter converts.
     """
     text = data.decode()
     try:
         value, end = _scan(text, 0)
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise NestedTooDeepError("nested too deep") from None
     except (StopIteration, ValueError):
         # Blanks before the value are rare, so they are looked for only now.
         trimmed = text.lstrip(_BLANKS)

@@ -44,7 +44,7 @@ _ABSENT: Final = UsageStatus.ABSENT
 @dataclass(slots=True)
 class MeterResult:
     """What one answer stated. `usage` is the provider's own object; `tokens` holds disjoint classes, only
-    stated ones; `estimate` (`input`, `output`, `method`) stands only where numbers are partial or absent."""
+    stated ones; `estimate` (`input`, `output`, `method`) stands where numbers are partial, absent or unparsed."""
 
     usage_status: UsageStatus
     usage: dict[str, object] | None = None
@@ -79,7 +79,7 @@ class Meter:
 
     feed() and finish() return the bytes to relay: the very bytes they were given, less the one event that
     an injected `include_usage` caused where `strip_usage_event` is set. Nothing that arrives raises.
-    Memory is bounded by document.DOCUMENT_MAX, sse.EVENT_MAX, strip.HELD_MAX and the window of a content coding.
+    Memory is bounded by document.DOCUMENT_MAX, sse.LONG_EVENT, strip.HELD_MAX and the window of a content coding.
     Any split of the body gives the same relayed bytes and the same result; only of an answer whose content
     coding breaks, how much was read before the break depends on the split.
     """
@@ -201,13 +201,11 @@ class Meter:
             return MeterResult(UsageStatus.NONE, None, {}, None, None, None, flags)
         status = self._usage_status()
         result = MeterResult(status, None, {}, reader.model, reader.service_tier, None, flags)
-        if self._document is None and self._parser is not None and self._parser.skipped:
-            result.flags.add("event_skipped")
         if reader.conflict:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
             state_usage(result, reader.usage, tokens_of(self._wire, self._profile, reader.usage))
-        if status is _PARTIAL or status is _ABSENT:
+        if status is _PARTIAL or status is _ABSENT or status is UsageStatus.UNPARSED:
             result.estimate = self._estimate()
         return result
 
@@ -229,7 +227,7 @@ class Meter:
             return True
         if self._document is not None:
             return self._document.size > 0 and not self._document.closed
-        return self._reader.undecodable > 0 or (self._parser is not None and self._parser.skipped > 0)
+        return self._reader.undecodable > 0
 
     def _estimate(self) -> dict[str, object] | None:
         document, reader = self._document, self._reader

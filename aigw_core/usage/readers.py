@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import ClassVar, Final
 
 from aigw_core.usage.document import JSONDocument, states_twice
-from aigw_core.usage.jsontext import decode_json
+from aigw_core.usage.jsontext import NestedTooDeepError, decode_json
 from aigw_core.usage.profile import UsageProfile
 from aigw_core.usage.sse import LongData
 from aigw_core.usage.tokens import TokenClasses, anthropic_tokens, openai_tokens
@@ -93,6 +93,10 @@ class Reader:
             return self._long(name, data) if isinstance(data, JSONDocument) else self._overlong(name)
         try:
             root = decode_json(data)
+        except NestedTooDeepError:
+            document = self.long_event()
+            document.feed(data)
+            return self._long(name, document)
         except ValueError:
             self._undecoded(data)
             return False

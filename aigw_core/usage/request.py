@@ -16,6 +16,7 @@ client's own as well), and a null is left: replacing it would break a request th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 from aigw_core.usage.decoding import Decoder, DecodingError, is_encoded, open_decoder
@@ -37,6 +38,7 @@ from aigw_core.usage.scanner import Occurrence, RootScanner
 from aigw_core.usage.splice import SPLICE_MAX, Outgoing, StreamOptions, option_appended
 from aigw_core.usage.textsize import TextSize
 from aigw_core.usage.wholebody import STORED_NAMES, WholeBody, read_whole_body, usage_required
+from aigw_core.work import STEP_BYTES
 
 __all__ = ["BodyRules", "IncludeUsage", "RequestBody", "RequestFault"]
 
@@ -51,9 +53,14 @@ _BACKGROUND_KEYS: Final = _KEYS | {"background"}
 _STORED_KEYS: Final = _BACKGROUND_KEYS | STORED_NAMES
 _RESEND: Final = "Send the content itself."
 for _keys in (_KEYS, _BACKGROUND_KEYS):
-    RootScanner(_keys)  # compiles the expressions for this set
+    RootScanner(_keys, any_case=True)  # compiles the expressions for this set
 InputItemScanner(_STORED_KEYS)
 
+REQUEST_RATIO_MAX: Final = 100
+"""Decoded bytes per encoded byte of a request, beyond REQUEST_RATIO_FREE: conversations of agents, which repeat their
+files and tools, are compressed 5 to 60 times."""
+REQUEST_RATIO_FREE: Final = 256 * 1024
+"""Decoded bytes of a request before the ratio counts: a short body of few words is no bomb."""
 _CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
 """Codings that have one reading; deflate is bare or wrapped, and a body can be valid as both."""
 
@@ -69,9 +76,12 @@ class RequestBody:
         "_active",
         "_declared",
         "_decoder",
+        "_decoding",
         "_encoded",
         "_fault",
+        "_gathered",
         "_held_from",
+        "_is_too_large",
         "_options",
         "_outgoing",
         "_readable",
@@ -82,6 +92,7 @@ class RequestBody:
         "_size",
         "_splices",
         "_stream_stated",
+        "_undecoded",
         "_whole",
         "client_asked_usage",
         "collecting",
@@ -99,7 +110,9 @@ class RequestBody:
         chunked: bool,
         content_type: bytes,
         content_encoding: bytes,
+        gathers: bool = True,
     ) -> None:
+        """``gathers`` False: the body was seen whole, and has to be scanned."""
         self.requested_model: str | None = None
         """What `model` says; known after end() or as far as scanned."""
         self.streaming: bool | None = None
@@ -122,6 +135,9 @@ class RequestBody:
         self._outgoing = Outgoing()
         self._scanner: RootScanner | None = None
         self._decoder: Decoder | None = None
+        self._decoding: Iterator[bytes] | None = None
+        self._undecoded = b""
+        self._is_too_large = False
         self._encoded = is_encoded(content_encoding)
         if self._encoded:
             self._decoder = _decoder_for(content_encoding, rules.max_bytes)
@@ -135,6 +151,8 @@ class RequestBody:
         self.collecting = self._active and (short or self._fault is not None)
         """Nothing may be sent, not even the head, before end() has returned."""
         self._splices = rules.include_usage is _INJECT and not self._encoded
+        can_gather = gathers and self.collecting and self._fault is None and not self._encoded
+        self._gathered: bytearray | None = bytearray() if can_gather and declared_length else None
         self.forward_length = declared_length
         """The Content-Length to send; None: chunked. For a collected body it is exact once end() returned."""
         if self._splices and not self.collecting and declared_length is not None:
@@ -143,7 +161,14 @@ class RequestBody:
     @property
     def text_bytes_hint(self) -> int:
         """Bytes of text so far, inline media excluded; the bytes as sent where they were not scanned."""
+        if self._whole is not None:
+            return self._whole.text_bytes_hint
         return self._seen if self._size is None else self._size.text
+
+    @property
+    def is_unread(self) -> bool:
+        """Bytes were taken whose reading goes on with resume(); until then neither feed() nor end() is called."""
+        return self._decoding is not None
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns the bytes to relay now. Raises RequestFault."""
@@ -155,16 +180,24 @@ class RequestBody:
         room = self._rules.max_bytes - before
         piece = data if len(data) <= room else data[:room]
         self._seen = before + len(piece)
+        self._is_too_large = piece is not data
         try:
+            if self._gathered is not None:
+                return self._gather(self._gathered, piece)
             if not before and self._read_whole(piece):
                 return b"" if self._active else piece
-            self._read(piece)
-            if piece is not data:
-                raise too_large(self._rules.max_bytes)
+            return self._read(piece)
         except RequestFault as fault:
             self._fault = fault
             raise
-        return self._outgoing.release(piece, self._release_limit()) if self._active else piece
+
+    def resume(self) -> bytes:
+        """Read on, STEP_BYTES at the most; returns the bytes to relay now. Raises RequestFault."""
+        try:
+            return self._read_on()
+        except RequestFault as fault:
+            self._fault = fault
+            raise
 
     def end(self) -> bytes:
         """The body is complete; returns the rest to relay. Raises RequestFault."""
@@ -191,8 +224,20 @@ class RequestBody:
 
     # Reading.
 
+    def _gather(self, gathered: bytearray, piece: bytes) -> bytes:
+        """Keep a collected body until it is there, to be read whole."""
+        gathered += piece
+        if self._is_too_large:
+            raise too_large(self._rules.max_bytes)
+        if self._declared == self._seen:
+            self._gathered = None
+            data = bytes(gathered)
+            if not self._read_whole(data):
+                self._read(data)
+        return b""
+
     def _read_whole(self, data: bytes) -> bool:
-        """Read a small body that came in one piece; False: scan it."""
+        """Read a small body that is there whole; False: scan it."""
         if len(data) != self._declared or self._encoded or (self._active and not self.collecting):
             return False
         whole = self._whole = read_whole_body(self._rules, data)
@@ -202,19 +247,37 @@ class RequestBody:
         self.client_asked_usage = whole.client_asked_usage
         return True
 
-    def _read(self, piece: bytes) -> None:
-        if not self._readable:
-            return
-        if self._scanner is None:
-            self._scanner, self._size = _scanner_for(self._rules), TextSize()
-        if self._decoder is None:
+    def _read(self, piece: bytes) -> bytes:
+        if self._readable:
+            if self._scanner is None:
+                self._scanner, self._size = _scanner_for(self._rules), TextSize()
+            if self._decoder is not None:
+                self._undecoded, self._decoding = piece, self._decoder.feed(piece)
+                return self._read_on()
             self._scan(piece)
-            return
+        return self._passed(piece)
+
+    def _read_on(self) -> bytes:
+        """Decode and scan what was taken last, as far as one step goes."""
+        left = STEP_BYTES
+        assert self._decoding is not None
         try:
-            for decoded in self._decoder.feed(piece):
+            for decoded in self._decoding:
                 self._scan(decoded)
+                left -= len(decoded)
+                if left <= 0:
+                    return b""
         except DecodingError:
             self._unreadable("The request body is not what its content encoding says, or too large decoded.")
+        self._decoding = None
+        piece, self._undecoded = self._undecoded, b""
+        return self._passed(piece)
+
+    def _passed(self, piece: bytes) -> bytes:
+        """A piece that was read: what of it may leave."""
+        if self._is_too_large:
+            raise too_large(self._rules.max_bytes)
+        return self._outgoing.release(piece, self._release_limit()) if self._active else piece
 
     def _scan(self, data: bytes) -> None:
         scanner, size = self._scanner, self._size
@@ -241,6 +304,8 @@ class RequestBody:
                 self._note(occurrence)
             scanner.log.clear()
         if self._active:
+            if scanner.misspelt is not None:
+                raise struck(f"Write the request member `{scanner.misspelt}` in lower case.", scanner.misspelt)
             if scanner.failed:
                 self._unreadable(NOT_JSON)
             if self._splices and not self.collecting:
@@ -298,6 +363,8 @@ class RequestBody:
             raise struck(f"The request member `{name}` is too long.", name)
 
     def _note_options(self, options: StreamOptions, end: int) -> None:
+        if self._active and options.is_misspelt:
+            raise struck("Write the request member `include_usage` in lower case.", "stream_options")
         if self._splices and not self.collecting:
             if self._options is not None:
                 raise struck("`stream_options` is given more than once.", "stream_options")
@@ -342,7 +409,7 @@ class RequestBody:
         return bool(options.edits) and not options.asks
 
     def _complete(self, options: StreamOptions) -> None:
-        if options.asks or not options.edits:
+        if options.asks or not options.edits or not (self._rules.adds_option or options.refuses):
             return
         if not self.collecting and options.growth > SPLICE_MAX:
             raise struck("`include_usage` is given more than once.", "stream_options")
@@ -369,6 +436,8 @@ class RequestBody:
         options = self._options
         if not self.streaming or self.client_asked_usage:
             return False
+        if not self._rules.adds_option:
+            return options is not None and options.refuses
         return options is None or bool(options.edits)
 
     def _release_limit(self) -> int:
@@ -420,10 +489,12 @@ def _scanner_for(rules: BodyRules) -> RootScanner:
     if rules.refuse_stored_refs:
         return InputItemScanner(_STORED_KEYS, capture_max=HOLD_MAX)
     keys = _BACKGROUND_KEYS if rules.refuse_background else _KEYS
-    return RootScanner(keys, capture_max=HOLD_MAX, log=True)
+    return RootScanner(keys, capture_max=HOLD_MAX, log=True, any_case=True)
 
 
 def _decoder_for(content_encoding: bytes, decoded_max: int) -> Decoder | None:
     if content_encoding.strip().lower() not in _CODINGS:
         return None
-    return open_decoder(content_encoding, decoded_max=decoded_max)
+    return open_decoder(
+        content_encoding, decoded_max=decoded_max, ratio_max=REQUEST_RATIO_MAX, ratio_free=REQUEST_RATIO_FREE
+    )

@@ -27,7 +27,7 @@ class BodyRules:
     """The rules for one request body."""
 
     include_usage: IncludeUsage | None
-    """None: no chat completions, or a provider that states usage unasked. `require` acts on any provider."""
+    """None: a wire without the option, or `verbatim`."""
     refuse_background: bool
     """Responses: `background` is refused, since its usage appears only on a later GET."""
     refuse_stored_refs: bool
@@ -37,6 +37,8 @@ class BodyRules:
     max_bytes: int
     """Body bytes, and decoded bytes where the body is encoded and a rule is in force."""
     collect_max: int = COLLECT_MAX
+    adds_option: bool = True
+    """`inject`: the option is added where it is missing. Otherwise only one that is there and says no is made true."""
 
     active: bool = field(init=False)
     """Whether any rule is in force, so that an unreadable body may not pass."""

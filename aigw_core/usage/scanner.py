@@ -8,15 +8,16 @@ where a chosen member stands.
 
 from __future__ import annotations
 
-from codecs import IncrementalDecoder, getincrementaldecoder
+import json
 from collections.abc import Callable
 from typing import Final
 
+from aigw_core.usage.capture import Capture
+from aigw_core.usage.depth import skip_by_counting
 from aigw_core.usage.grammar import (
     BEGUN_ESCAPE,
     CLOSERS,
     ELEMENTS,
-    ESCAPE,
     KEY,
     LENIENT,
     MEMBERS,
@@ -31,15 +32,17 @@ from aigw_core.usage.grammar import (
     VALUE,
     chosen_keys,
     folded,
+    resumed_escape,
     skip_space,
 )
+from aigw_core.usage.stride import NESTED_MAX, Pace, stride
+from aigw_core.usage.utf8 import Utf8Check
 
-DEPTH_MAX: Final = 131_072
-"""Open containers; one byte of memory each. Deeper than any parser of a provider follows."""
-ANSWER_DEPTH_MAX: Final = 1_000
-"""The same in what providers send: clients read it with recursive parsers, which stop at about this depth."""
-REPEATS_MAX: Final = 1_024
-"""Occurrences of one chosen member: each costs a step, and no client repeats one on purpose."""
+DEPTH_MAX: Final = NESTED_MAX
+"""Open containers in a request: as deep as the strictest of the common parsers reads, so that every whole container is
+passed over in one look."""
+REPEATS_MAX: Final = 16
+"""Occurrences of one chosen member: each costs a look at the text behind it, and no client repeats one on purpose."""
 SLICE: Final = 65_536
 """Bytes that one expression sees: bounds what a cut value costs in second looks, and the matcher's memory."""
 _SCALAR_KEPT: Final = 16
@@ -51,7 +54,6 @@ _BOM: Final = b"\xef\xbb\xbf"
 _AFTER_SCALAR: Final = b",]} \t\n\r"
 _BETWEEN: Final = b": \t\n\r"
 _OPENER_OF: Final = bytes.maketrans(b"]}", b"[{")
-_utf8_decoder = getincrementaldecoder("utf-8")
 
 Occurrence = tuple[str, bytes | None, int, int]
 """Name, raw text of the value (None: longer than is kept), and the absolute offsets of its span."""
@@ -61,7 +63,9 @@ class RootScanner:
     """Incremental scan of one JSON document whose root is an object; keeps chosen root members.
 
     ``keys`` are plain ASCII names; a key matches however it is escaped. ``lenient`` is for what providers
-    send: a byte order mark, ``NaN`` and ``Infinity`` pass, UTF-8 is not checked, and ANSWER_DEPTH_MAX holds.
+    send: a byte order mark, ``NaN`` and ``Infinity`` pass, UTF-8 is not checked, and what is nested deeper than
+    DEPTH_MAX is counted instead of checked. ``any_case`` is for readers who do not know whether the next one minds
+    the case of a key: see ``misspelt``.
     Memory is bounded by ``capture_max`` for each chosen member plus one byte for each open container.
 
     The outcome does not depend on how the document is split into pieces. Once ``failed``, nothing more is
@@ -70,11 +74,9 @@ class RootScanner:
 
     __slots__ = (
         "_base",
-        "_capture_max",
-        "_captured_part",
+        "_capture",
         "_chosen",
-        "_decoder",
-        "_depth_max",
+        "_counted",
         "_escape",
         "_floor",
         "_in_key",
@@ -82,12 +84,13 @@ class RootScanner:
         "_lenient",
         "_level",
         "_name",
+        "_pace",
         "_partial",
         "_runs_to",
         "_scalars",
         "_stack",
         "_step",
-        "_taken_from",
+        "_utf8",
         "_value_at",
         "captured",
         "close_offset",
@@ -96,6 +99,7 @@ class RootScanner:
         "empty_root",
         "failed",
         "log",
+        "misspelt",
         "spans",
         "truncated",
     )
@@ -107,6 +111,7 @@ class RootScanner:
         capture_max: int = 65_536,
         lenient: bool = False,
         log: bool = False,
+        any_case: bool = False,
     ) -> None:
         self.captured: dict[str, bytes] = {}
         """Raw JSON text of the last occurrence of each chosen root member."""
@@ -126,25 +131,27 @@ class RootScanner:
         """Not one JSON object: another root, a broken token, bytes after the root, bad UTF-8, too deep."""
         self.log: list[Occurrence] | None = [] if log else None
         """Every complete occurrence of a chosen member in document order, for the owner to drain."""
+        self.misspelt: str | None = None
+        """With ``any_case``: a chosen name of which a member differs in case alone. Such a member is no chosen one."""
         self._lenient = lenient
-        self._depth_max = ANSWER_DEPTH_MAX if lenient else DEPTH_MAX
-        self._runs_to = self._depth_max - RUN_DEPTH  # nearer to the limit each container is counted
+        self._runs_to = DEPTH_MAX - RUN_DEPTH - 1  # nearer to the limit each container is looked at by itself
         self._scalars = LENIENT if lenient else STRICT
-        self._chosen = chosen_keys(keys)
-        self._capture_max = capture_max
+        self._chosen = chosen_keys(keys, any_case=any_case)
         self._stack = bytearray()
         # A plain function: a bound method would tie the scanner into a reference cycle.
         self._step: Callable[[RootScanner, bytes, int, int], int] = type(self)._start
         self._base = 0
-        self._decoder: IncrementalDecoder | None = None
+        self._utf8 = Utf8Check()
         self._escape = self._partial = b""
         self._in_key = False
         self._key_text: bytes | None = None
         self._name: str | None = None
-        self._value_at, self._taken_from = -1, 0
-        self._captured_part: bytearray | None = None
+        self._value_at = -1
+        self._capture = Capture(capture_max)
         self._level = 1  # the depth of the object whose members are chosen from
         self._floor = 1  # runs that take several closing brackets stay above this depth
+        self._pace = Pace()
+        self._counted = 0  # containers that are open in a value which is skipped by counting
 
     @property
     def open_member(self) -> tuple[str, int] | None:
@@ -161,7 +168,7 @@ class RootScanner:
         if self.failed or not data:
             return
         size = len(data)
-        valid = size if self._lenient else self._valid_utf8(data)
+        valid = size if self._lenient else self._utf8.valid(data)
         pos = stop = 0
         while stop < valid and not self.failed:
             stop = min(stop + SLICE, valid)
@@ -170,7 +177,7 @@ class RootScanner:
         if valid < size:
             self._broken()
         if self._value_at >= 0:
-            self._take(data, valid)
+            self._capture.take(data, valid)
         self._base += size
 
     def finish(self) -> None:
@@ -183,20 +190,6 @@ class RootScanner:
         self.closed = False
         self.close_offset = None
         return end
-
-    def _valid_utf8(self, data: bytes) -> int:
-        """How much of a piece is UTF-8 or may become so with the next one (RFC 8259 §8.1)."""
-        decoder = self._decoder
-        if decoder is None:
-            if data.isascii():
-                return len(data)
-            decoder = self._decoder = _utf8_decoder()
-        held = decoder.getstate()[0]
-        try:
-            decoder.decode(data)
-        except UnicodeDecodeError as error:
-            return max(0, error.start - len(held))
-        return len(data)
 
     # States. Each is called with at least one byte, consumes what it can up to ``end``, chooses the next
     # state and returns the new position.
@@ -248,15 +241,21 @@ class RootScanner:
         return pos + 1
 
     def _choose(self, text: bytes, pos: int) -> None:
-        name = self._chosen.key.match(text, pos)
-        self._name = None if name is None else name.lastgroup
+        key = self._chosen.key.match(text, pos)
+        name = None if key is None else key.lastgroup
+        if key is not None and self._chosen.any_case and json.loads(key.group()) != name:
+            self.misspelt, name = name, None
+        self._name = name
 
     def _string(self, data: bytes, pos: int, end: int) -> int:
         """Inside a string, after its opening quote."""
         begin = pos
         if self._escape:
-            pos = self._resume_escape(data, pos, end)
-            if self._escape or self.failed:
+            pos, escape = resumed_escape(self._escape, data, pos, end)
+            if escape is None:
+                return self._broken(end)
+            self._escape = escape
+            if escape:
                 self._keep_key_text(data, begin, end)
                 return end
         run = TEXT.match(data, pos, end)
@@ -281,19 +280,10 @@ class RootScanner:
             if len(self._key_text) > self._chosen.spelling_max:
                 self._key_text = None
 
-    def _resume_escape(self, data: bytes, pos: int, end: int) -> int:
-        held = self._escape
-        joined = held + data[pos : min(end, pos + 6 - len(held))]
-        escape = ESCAPE.match(joined)
-        if escape is not None:
-            self._escape = b""
-            return pos + escape.end() - len(held)
-        if BEGUN_ESCAPE.fullmatch(joined):
-            self._escape = joined
-            return end
-        return self._broken(end)
-
     def _string_end(self, data: bytes, pos: int) -> int:
+        if self._counted:
+            self._step = type(self)._skip_deep
+            return pos
         if not self._in_key:
             return self._value_end(data, pos)
         self._in_key = False
@@ -329,7 +319,7 @@ class RootScanner:
             return end
         if self._name is not None and len(self._stack) == self._level:
             self._value_at = self._base + pos
-            self._taken_from = pos
+            self._capture.begin(pos)
         value = VALUE.match(data, pos, end) if len(self._stack) <= self._runs_to else None
         if value is not None:
             return self._value_end(data, value.end())
@@ -351,9 +341,28 @@ class RootScanner:
             self._push(run.group())
             self._step = type(self)._first_value if self._stack[-1] == _ARRAY else type(self)._value
             stop = run.end()
-        if len(self._stack) > self._depth_max:
+        return self._too_deep(stop, end) if len(self._stack) > DEPTH_MAX else stop
+
+    def _too_deep(self, pos: int, end: int) -> int:
+        """The innermost container is nested too deep to be checked: broken, or skipped by counting."""
+        if not self._lenient:
             return self._broken(end)
-        return stop
+        stack = self._stack
+        self._counted = len(stack) - self._level
+        del stack[self._level :]
+        self._step = type(self)._skip_deep
+        return pos
+
+    def _skip_deep(self, data: bytes, pos: int, end: int) -> int:
+        """Inside a value that is skipped, and outside of its strings."""
+        size, self._counted = skip_by_counting(data[pos:end], self._counted)
+        pos += size
+        if not self._counted:
+            return self._value_end(data, pos)
+        if pos < end:
+            self._step = type(self)._string
+            pos += 1
+        return pos
 
     def _push(self, opened: bytes) -> None:
         """Note the containers that a run of opening brackets and keys opens."""
@@ -395,12 +404,34 @@ class RootScanner:
             skip = MEMBERS if stack[-1] == _OBJECT else ELEMENTS
         run = skip.match(data, pos, end)
         assert run is not None
+        taken = run.end() - pos
         pos = run.end()
         if pos == end:
             return end
+        if self._pace.is_slow(taken, end - pos) and depth >= self._level:
+            further = self._stride(data, pos, end)
+            if further > pos:
+                return further
         if depth > self._floor + 1 and (further := self._segment(data, pos, end)) > pos:
             return further
         return self._comma(pos) if data[pos] == 0x2C else self._close(data, pos)
+
+    def _stride(self, data: bytes, pos: int, end: int) -> int:
+        """As far as unchosen members and what they hold go, in a few steps; ``pos`` where that does not apply."""
+        stack, level = self._stack, self._level
+        # Of what ends in the value of a chosen member, or in a container of which each element is looked at, there is
+        # more to do.
+        kept = self._floor - level + 2 if self._value_at >= 0 or self._floor > level else 1
+        left = None if self._lenient else DEPTH_MAX - len(stack)
+        text = data[pos : min(end, pos + self._pace.window)]
+        passed = stride(text, bytes(stack[level - 1 :]), kept, left, self._chosen)
+        self._pace.passed(0 if passed is None else passed.size)
+        if passed is None:
+            return pos
+        stack[level - 1 :] = passed.opened
+        if passed.is_inside:
+            self._step = type(self)._first_key if stack[-1] == _OBJECT else type(self)._first_value
+        return pos + passed.size
 
     def _comma(self, pos: int) -> int:
         self._step = type(self)._key if self._stack[-1] == _OBJECT else type(self)._value
@@ -427,8 +458,10 @@ class RootScanner:
             return self._broken(end)
         if openers:
             self._push(openers)
-            if len(stack) > self._depth_max:
-                return self._broken(end)
+            if len(stack) > DEPTH_MAX:
+                # What follows the openers, a scalar perhaps, is counted with the rest.
+                self._step = type(self)._first_value if stack[-1] == _ARRAY else type(self)._value
+                return self._too_deep(segment.end(3), end)
         if segment.lastindex == 4 and len(stack) <= self._runs_to:
             return segment.end()
         self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
@@ -464,26 +497,11 @@ class RootScanner:
     def _end(self, data: bytes, pos: int, end: int) -> int:
         return end if skip_space(data, pos, end) == end else self._broken(end)
 
-    def _take(self, data: bytes, end: int) -> None:
-        """Keep what this piece holds of an unfinished chosen value; one byte over says that it is too long."""
-        part = self._captured_part
-        if part is None:
-            part = self._captured_part = bytearray()
-        begin, self._taken_from = self._taken_from, 0
-        part += data[begin : min(end, begin + self._capture_max + 1 - len(part))]
-
     def _member_end(self, data: bytes, pos: int) -> None:
-        name = self._name
+        name, begin = self._name, self._value_at
         assert name is not None
-        if self._captured_part is None:
-            raw = data[self._taken_from : min(pos, self._taken_from + self._capture_max + 1)]
-        else:
-            self._take(data, pos)
-            raw = bytes(self._captured_part)
-        begin, self._value_at = self._value_at, -1
-        self._captured_part = None
-        self._name = None
-        self._keep(name, raw if len(raw) <= self._capture_max else None, begin, self._base + pos)
+        self._name, self._value_at = None, -1
+        self._keep(name, self._capture.end(data, pos), begin, self._base + pos)
 
     def _keep(self, name: str, raw: bytes | None, begin: int, end: int) -> None:
         self.spans[name] = (begin, end)

@@ -16,7 +16,7 @@ _MEMBER: Final = b'"include_usage":true'
 SPLICE_MAX: Final = len(_OPTION) + 1
 """Bytes that the longest splice adds: the whole option and a comma."""
 _INCLUDE_USAGE: Final = frozenset({"include_usage"})
-RootScanner(_INCLUDE_USAGE)  # compiles the expressions for this set
+RootScanner(_INCLUDE_USAGE, any_case=True)  # compiles the expressions for this set
 
 Edit = tuple[int, int, bytes]
 """Absolute offsets of the bytes replaced, end exclusive, and what replaces them."""
@@ -25,13 +25,17 @@ Edit = tuple[int, int, bytes]
 class StreamOptions:
     """What one `stream_options` value says, and the edits that make its include_usage true."""
 
-    __slots__ = ("asks", "edits", "is_object", "offset")
+    __slots__ = ("asks", "edits", "is_misspelt", "is_object", "offset", "refuses")
 
     def __init__(self, raw: bytes, offset: int) -> None:
         self.offset = offset
         self.is_object = raw.startswith(b"{")
         self.asks = False
         """The client asked for usage itself: the last include_usage is true."""
+        self.refuses = False
+        """The client said that it wants none: it states an include_usage that is not true."""
+        self.is_misspelt = False
+        """A member differs from include_usage in case alone."""
         self.edits: list[Edit] = []
         """Empty where the value is neither an object nor null: the provider will refuse it."""
         if raw == b"null":
@@ -39,14 +43,17 @@ class StreamOptions:
             return
         if not self.is_object:
             return
-        scanner = RootScanner(_INCLUDE_USAGE, log=True)
+        scanner = RootScanner(_INCLUDE_USAGE, log=True, any_case=True)
         scanner.feed(raw)
         scanner.finish()
-        assert scanner.close_offset is not None
         assert scanner.log is not None
+        self.is_misspelt = scanner.misspelt is not None
+        if scanner.close_offset is None:
+            return  # repeats the member more often than anybody does
         self.asks = is_true_text(scanner.captured.get("include_usage"))
         # Every occurrence, so that a parser that takes the first of duplicates reads the same.
         self.edits = [(offset + begin, offset + end, b"true") for _, _, begin, end in scanner.log]
+        self.refuses = bool(self.edits) and not self.asks
         if not self.edits:
             at = offset + scanner.close_offset
             self.edits.append((at, at, _MEMBER if scanner.empty_root else b"," + _MEMBER))

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
 EVENT_MAX: Final = 1024 * 1024
-"""Bytes of one event, line ends counted as one each: recorded terminal events that echo instructions
-and tools stay below it, and a stream cannot claim more memory than this."""
+"""Bytes of one event, line ends counted as one each, where its data is collected: a stream cannot claim more memory
+than this."""
 
 LONG_EVENT: Final = 8 * 1024
 """Bytes, counted likewise, beyond which an event's data is read as it comes, as are long documents."""
+NAME_MAX: Final = 256
+"""Bytes kept of an event's name: those of providers have under 64."""
 
 
 class LongData(Protocol):
@@ -35,18 +37,19 @@ _LF: Final = 0x0A
 _CR: Final = 0x0D
 _COLON: Final = 0x3A
 _DATA: Final = b"data:"
+_LINE_KEPT: Final = len(b"event: ") + NAME_MAX
 _NO_LINE: Final = -1
 _BETWEEN: Final = re.compile(rb"(?:[\r\n]++|:[^\r\n]*+(?=[\r\n]))*+")
 """Blank lines and whole comment lines: keep-alives come in long runs of them."""
 
 
 class SSEParser:
-    """Takes the bytes of a stream in any split and gives whole events; memory is bounded by `event_max`.
+    """Takes the bytes of a stream in any split and gives whole events, in bounded memory.
 
-    `id` and `retry` fields are ignored, an event without a `data` line is none. An event larger than
-    `event_max` is given without its data and counted in `skipped`; where there is a `long_data`, the data of
-    one larger than LONG_EVENT goes to what that makes. The last event of a stream that ends without a blank
-    line comes out of finish().
+    `id` and `retry` fields are ignored, an event without a `data` line is none. Where there is a `long_data`, the data
+    of an event larger than LONG_EVENT goes to what that makes, whatever its length. Without one, an event larger than
+    `event_max` is given without its data and counted in `skipped`. The last event of a stream that ends without a
+    blank line comes out of finish().
     """
 
     __slots__ = (
@@ -82,7 +85,7 @@ class SSEParser:
         """Offset, in the buffer last fed, from which bytes belong to an unfinished event."""
         self._event_max = event_max
         self._long_data = long_data
-        self._whole_max = event_max if long_data is None else min(event_max, LONG_EVENT)
+        self._whole_max = event_max if long_data is None else LONG_EVENT
         self._idle = False  # between events, with nothing remembered: the fast path may run
         self._bom_seen = 0  # bytes of a byte order mark matched so far; 3 also means "too late for one"
         self._after_cr = False
@@ -266,14 +269,14 @@ class SSEParser:
         self._size += size
         if self._size <= self._whole_max or self._overlong:
             return
-        if self._size > self._event_max:
+        if self._long_data is None:
             self._overlong = True
             self.skipped += 1
             self._line.clear()
             self._data.clear()
             self._long = None
             self._streamed = False
-        elif self._long is None and self._long_data is not None:
+        elif self._long is None:
             self._long = self._long_data()
             for value in self._data:
                 self._begin_long_line(self._long, value)
@@ -287,11 +290,15 @@ class SSEParser:
         if self._streamed:
             long.feed(piece)
             return
-        self._line += piece
-        # One byte more than the name: a blank behind it is no part of the value.
-        if len(self._line) > len(_DATA) and self._line.startswith(_DATA):
-            self._begin_long_line(long, bytes(self._line[len(_DATA) :]).removeprefix(b" "))
-            self._line.clear()
+        line = self._line
+        line += piece
+        if not line.startswith(_DATA):
+            # Of a line that is no data its beginning is enough.
+            del line[_LINE_KEPT:]
+        elif len(line) > len(_DATA):
+            # One byte more than the name: a blank behind it is no part of the value.
+            self._begin_long_line(long, bytes(line[len(_DATA) :]).removeprefix(b" "))
+            line.clear()
             self._streamed = True
 
     def _begin_long_line(self, long: LongData, value: bytes) -> None:
@@ -310,7 +317,7 @@ class SSEParser:
             else:
                 self._begin_long_line(self._long, value)
         elif field == b"event":
-            self._name = value
+            self._name = value[:NAME_MAX]
 
     def _dispatch(self, end: int, events: list[Event]) -> None:
         data = self._collected()

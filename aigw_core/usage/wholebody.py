@@ -9,7 +9,7 @@ from aigw_core.usage.items import INPUT
 from aigw_core.usage.jsontext import scan_with
 from aigw_core.usage.rules import BodyRules, IncludeUsage, RequestFault, is_true, struck
 from aigw_core.usage.splice import option_appended
-from aigw_core.usage.textsize import names_media
+from aigw_core.usage.textsize import text_size
 
 WHOLE_MAX: Final = 65_536
 """Bytes decoded at once."""
@@ -58,7 +58,7 @@ class WholeBody:
 
     @property
     def text_bytes_hint(self) -> int:
-        return len(self._data)
+        return text_size(self._data)
 
     def feed(self, data: bytes) -> bytes:
         """The body that was read, which is relayed now unless it is collected."""
@@ -77,7 +77,7 @@ class WholeBody:
             rejection = rules.on_model(self.requested_model)
             if rejection is not None:
                 raise RequestFault(rejection)
-        if lacks_usage and mode is _INJECT:
+        if lacks_usage and mode is _INJECT and rules.adds_option:
             at, _, option = option_appended(len(data) - 1, empty_root=self._is_empty_root)
             data = data[:at] + option + data[at:]
             self.injected = True
@@ -90,7 +90,7 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
 
     For a body that is not encoded and whose Content-Type is no fault.
     """
-    if len(data) > WHOLE_MAX or len(data) > rules.max_bytes or names_media(data):
+    if len(data) > WHOLE_MAX or len(data) > rules.max_bytes:
         return None
     try:
         text = data.decode()
@@ -99,14 +99,23 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
         return None  # the scanner has wider limits, and tells what is wrong
     if end != len(text) or type(root) is not dict:
         return None  # blanks around the root are left to the scanner: no SDK sends them
+    if rules.active and not _is_lower(root):
+        return None
     if rules.refuse_background and "background" in root:
         return None
     if rules.refuse_stored_refs and not _JUDGED_NAMES.isdisjoint(root):
         return None
     options = root.get("stream_options", _ABSENT)
-    if options is not _ABSENT and not (isinstance(options, dict) and is_true(options.get("include_usage"))):
+    asks = isinstance(options, dict) and is_true(options.get("include_usage")) and _is_lower(options)
+    if options is not _ABSENT and not asks:
         return None
     return WholeBody(rules, data, root)
+
+
+def _is_lower(members: dict[str, object]) -> bool:
+    """Whether no name can differ in case alone from one that a rule reads; JSON of the SDKs has names in lower case."""
+    names = "".join(members)
+    return not names or (names.isascii() and names == names.lower())
 
 
 def usage_required() -> RequestFault:

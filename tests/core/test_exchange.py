@@ -216,7 +216,7 @@ def reading(exchange: Exchange) -> bool:
 
 def test_a_provider_that_does_not_read_stops_the_caller() -> None:
     exchange = Exchange(make_gateway())
-    head = RequestHead(b"POST", b"/mistral/v1/chat/completions", request_head().headers, Length(100))
+    head = RequestHead(b"POST", b"/mistral/v1/chat/completions", request_head().headers, Length(100_000))
     attempt = opened(exchange, exchange.request_head(head, 0.0))
     exchange.upstream_connected(attempt, False, 0.0)
     assert reading(exchange)

@@ -23,23 +23,25 @@ def authorized(policy: Policy, provider: str, wire: Wire) -> Authorized:
 
 
 @pytest.mark.parametrize(
-    ("mode", "provider", "wire", "expected"),
+    ("mode", "provider", "wire", "expected", "adds"),
     [
-        (IncludeUsage.INJECT, "openai", Wire.CHAT_COMPLETIONS, IncludeUsage.INJECT),
-        (IncludeUsage.INJECT, "xai", Wire.CHAT_COMPLETIONS, IncludeUsage.INJECT),
-        (IncludeUsage.INJECT, "mistral", Wire.CHAT_COMPLETIONS, None),
-        (IncludeUsage.INJECT, "groq", Wire.CHAT_COMPLETIONS, None),
-        (IncludeUsage.INJECT, "openai", Wire.RESPONSES, None),
-        (IncludeUsage.VERBATIM, "openai", Wire.CHAT_COMPLETIONS, None),
-        (IncludeUsage.REQUIRE, "mistral", Wire.CHAT_COMPLETIONS, IncludeUsage.REQUIRE),
-        (IncludeUsage.REQUIRE, "openai", Wire.MESSAGES, None),
+        (IncludeUsage.INJECT, "openai", Wire.CHAT_COMPLETIONS, IncludeUsage.INJECT, True),
+        (IncludeUsage.INJECT, "openai", Wire.COMPLETIONS, IncludeUsage.INJECT, True),
+        (IncludeUsage.INJECT, "xai", Wire.CHAT_COMPLETIONS, IncludeUsage.INJECT, True),
+        (IncludeUsage.INJECT, "mistral", Wire.CHAT_COMPLETIONS, IncludeUsage.INJECT, False),
+        (IncludeUsage.INJECT, "groq", Wire.COMPLETIONS, IncludeUsage.INJECT, False),
+        (IncludeUsage.INJECT, "openai", Wire.RESPONSES, None, True),
+        (IncludeUsage.VERBATIM, "openai", Wire.CHAT_COMPLETIONS, None, True),
+        (IncludeUsage.REQUIRE, "mistral", Wire.CHAT_COMPLETIONS, IncludeUsage.REQUIRE, False),
+        (IncludeUsage.REQUIRE, "openai", Wire.MESSAGES, None, True),
     ],
 )
 def test_include_usage_acts_only_where_provider_data_says_so(
-    mode: IncludeUsage, provider: str, wire: Wire, expected: IncludeUsage | None
+    mode: IncludeUsage, provider: str, wire: Wire, expected: IncludeUsage | None, adds: bool
 ) -> None:
     policy = make_policy(include_usage=mode)
-    assert body_rules(authorized(policy, provider, wire), policy).include_usage is expected
+    rules = body_rules(authorized(policy, provider, wire), policy)
+    assert (rules.include_usage, rules.adds_option) == (expected, adds)
 
 
 def test_background_is_refused_on_responses_alone() -> None:

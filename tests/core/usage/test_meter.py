@@ -298,7 +298,6 @@ class TestBadInput:
     @pytest.mark.parametrize(
         "body",
         [
-            b'{"choices":' + b"[" * 100_000 + b"]" * 100_000 + b',"usage":{"prompt_tokens":1}}',
             b'{"a":' * 60_000,
             b'{"choices":["\xff\xfe"],"usage":{"prompt_tokens":1}}',
             b'{"choices":[1],"usage":{"prompt_tokens":' + b"9" * 5_000 + b"}}",
@@ -351,18 +350,23 @@ class TestBadInput:
         assert result.tokens == {"input": 2**53}
         assert result.flags == {"tokens_saturated"}
 
-    def test_an_overlong_event_is_skipped_and_flagged(self) -> None:
-        def stream(size: int) -> bytes:
-            head, tail = b'data: {"choices":[],"pad":"', b'","usage":{"prompt_tokens":1}}'
-            return CONTENT + head + b"p" * (size - len(head) - len(tail) - 1) + tail + b"\n\n"
+    @pytest.mark.parametrize("size", [LONG_EVENT, EVENT_MAX + 1, 3 * EVENT_MAX])
+    def test_an_event_of_any_length_is_read(self, size: int) -> None:
+        head, tail = b'data: {"choices":[],"pad":"', b'","usage":{"prompt_tokens":1}}'
+        stream = CONTENT + head + b"p" * (size - len(head) - len(tail) - 1) + tail + b"\n\n"
+        for pieces in ([stream], split_at(stream, [300_000, 700_000])):
+            result = Run(pieces).result
+            assert (result.usage_status, result.tokens, result.flags) == (UsageStatus.FINAL, {"input": 1}, set())
 
-        kept = Run(stream(EVENT_MAX))
-        assert (kept.result.usage_status, kept.result.flags) == (UsageStatus.FINAL, set())
-        for pieces in ([stream(EVENT_MAX + 1)], split_at(stream(EVENT_MAX + 1), [300_000, 700_000])):
-            skipped = Run(pieces)
-            assert (skipped.result.usage_status, skipped.result.flags) == (UsageStatus.UNPARSED, {"event_skipped"})
-        later = Run(stream(EVENT_MAX + 1) + USAGE_EVENT)
-        assert (later.result.usage_status, later.result.flags) == (UsageStatus.FINAL, {"event_skipped"})
+    @pytest.mark.parametrize("depth", [996, 5_000, 100_000])
+    def test_nesting_of_any_depth_is_skipped(self, depth: int) -> None:
+        deep = b"[" * depth + b"]" * depth
+        body = b'{"choices":' + deep + b',"usage":{"prompt_tokens":1}}'
+        echo = b'data: {"type":"response.completed","response":{"x":' + deep + b',"usage":{"input_tokens":1}}}\n\n'
+        for pieces, wire, label in ((body, Wire.CHAT_COMPLETIONS, JSON), (echo, Wire.RESPONSES, SSE)):
+            for split in ([pieces], split_at(pieces, [100, 700, 1_500])):
+                result = Run(split, wire=wire, content_type=label).result
+                assert (result.usage_status, result.tokens) == (UsageStatus.FINAL, {"input": 1})
 
     @pytest.mark.parametrize("strip", [True, False])
     @pytest.mark.parametrize("start", [b"data: ", b'{"data":"', b'{"data":', b": ", b" "])

@@ -62,6 +62,9 @@ class Sent:
         try:
             for piece in pieces:
                 out = self.body.feed(piece)
+                while self.body.is_unread:
+                    assert not out
+                    out = self.body.resume()
                 assert not (self.collected and out)
                 self.out += out
             self.before_end = self.out
@@ -584,7 +587,7 @@ def test_a_cut_or_corrupt_encoding_is_400(coding: bytes, encode: Callable[[bytes
 
 @coded
 def test_a_decoded_copy_beyond_the_cap_is_400(coding: bytes, encode: Callable[[bytes], bytes]) -> None:
-    plain = b'{"input":"' + b"x" * 990_000 + b'"}'
+    plain = b'{"input":"' + bytes(Random(3).choices(b"abcdefgh", k=990_000)) + b'"}'
     body = encode(plain)
     assert Sent(replace(BACKGROUND, max_bytes=len(plain)), body, content_encoding=coding).fault is None
     assert_refused(Sent(replace(BACKGROUND, max_bytes=len(plain) - 1), body, content_encoding=coding), 400)
@@ -741,13 +744,64 @@ def test_without_a_rule_an_unreadable_body_is_nobodys_business(body: bytes) -> N
 
 
 @pytest.mark.parametrize(("count", "rules"), [(30_000, INJECT), (5_000, INJECT), (30_000, FREE)])
-def test_nesting_and_numbers_beyond_the_standard_decoder_are_read(count: int, rules: BodyRules) -> None:
-    for value in (b"[" * count + b"]" * count, b"1" * count):
-        body = b'{"a":' + value + b',"model":"m","stream":true}'
-        sent = Sent(rules, body)
-        assert sent.fault is None
-        assert (sent.body.requested_model, sent.body.streaming) == ("m", True)
-        assert sent.body.injected == (rules is INJECT)
+def test_numbers_beyond_the_standard_decoder_are_read(count: int, rules: BodyRules) -> None:
+    sent = Sent(rules, b'{"a":' + b"1" * count + b',"model":"m","stream":true}')
+    assert sent.fault is None
+    assert (sent.body.requested_model, sent.body.streaming) == ("m", True)
+    assert sent.body.injected == (rules is INJECT)
+
+
+@pytest.mark.parametrize("filler", [b"", b"x" * 70_000])
+def test_nesting_beyond_any_client_is_400_under_a_rule(filler: bytes) -> None:
+    for depth in (30_000, 1_500):
+        body = b'{"x":"' + filler + b'","a":' + b"[" * depth + b"]" * depth + b',"model":"m","stream":true}'
+        for pieces in ([body], split_at(body, list(range(0, len(body), 999)))):
+            assert_refused(Sent(INJECT, pieces), 400)
+            assert Sent(FREE, pieces).out == body
+
+
+@pytest.mark.parametrize(
+    ("rules", "member"),
+    [
+        (INJECT, b'"Stream":true'),
+        (INJECT, b'"STREAM_options":{"include_usage":true}'),
+        (INJECT, '"\u017ftream":true'.encode()),
+        (INJECT, b'"stream":true,"stream_options":{"Include_Usage":true}'),
+        (INJECT, b'"stream":true,"stream_options":{"include_usage":true,"INCLUDE_USAGE":false}'),
+        (BACKGROUND, '"bac\u212aground":true'.encode()),
+        (BACKGROUND, b'"bac\\u212Aground":true'),
+        (STORED, b'"Previous_Response_Id":"resp_1"'),
+        (STORED, b'"Input":[{"type":"item_reference","id":"msg_1"}]'),
+        (STORED, b'"input":[{"type":"item_reference","ID":"msg_1"}]'),
+    ],
+)
+def test_a_member_that_differs_in_case_alone_is_400(rules: BodyRules, member: bytes) -> None:
+    body = b'{"model":"m",' + member + b',"x":1}'
+    for sent in each_way(rules, body):
+        assert_refused(sent, 400, sent.fault.param if sent.fault else None)
+        assert sent.fault is not None
+        assert "lower case" in sent.fault.message
+    assert Sent(FREE, body).out == body
+    nested = b'{"model":"m","x":{' + member + b"}}"
+    assert Sent(rules, nested).fault is None
+
+
+@pytest.mark.parametrize(
+    "options", [b'{"include_usage":false}', b'{"include_usage":null,"x":1}', b'{"include_usage":0}']
+)
+def test_an_option_that_says_no_is_made_true_where_none_is_added(options: bytes) -> None:
+    rules = replace(INJECT, adds_option=False)
+    for stream, changes in ((b"true", True), (b"false", False)):
+        body = b'{"stream":' + stream + b',"stream_options":' + options + b"}"
+        for sent in each_way(rules, body):
+            assert sent.fault is None
+            assert sent.body.injected == changes
+            asks = sent.root["stream_options"]
+            assert isinstance(asks, dict)
+            assert (asks["include_usage"] is True) == changes
+    for body in (b'{"stream":true}', b'{"stream":true,"stream_options":{}}', b'{"stream":true,"stream_options":null}'):
+        for sent in each_way(rules, body):
+            assert (sent.out.rstrip(), sent.body.injected) == (body, False)
 
 
 MEDIA = b"iVBORw0KGgo/+" * 5_000

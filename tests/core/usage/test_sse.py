@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.usage import sse
-from aigw_core.usage.sse import EVENT_MAX, SSEParser
+from aigw_core.usage.sse import EVENT_MAX, NAME_MAX, SSEParser
 from tests.core.usage.helpers import byte_by_byte, split_at
 
 Named = tuple[bytes, bytes | sse.LongData | None]
@@ -305,14 +305,17 @@ def test_a_long_event_without_data_is_none(monkeypatch: pytest.MonkeyPatch) -> N
     assert [event[:2] for event in parser.feed(b"data: y\n\n")] == [(b"", b"y")]
 
 
-def test_a_long_event_may_still_outgrow_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_event_has_no_limit_but_keeps_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "LONG_EVENT", 16)
-    stream = b"event: big\ndata: " + b"x" * 100 + b"\n\ndata: y\n\ndata: 0123456789a\n\n"
+    lines = b"event: big" + b"g" * 9_000 + b"\ndata: " + b"x" * 100_000 + b"\nother: " + b"z" * 100_000
+    stream = lines + b"\n\ndata: y\n\n"
     for pieces in ([stream], byte_by_byte(stream)):
         parser = SSEParser(event_max=99, long_data=Collected)
-        events = [(name, data) for piece in pieces for name, data, _, _ in parser.feed(piece)]
-        assert events[:2] == [(b"big", None), (b"", b"y")]
-        last = events[2][1]
-        assert isinstance(last, Collected)
-        assert last.data == b"0123456789a"
-        assert parser.skipped == 1
+        events = []
+        for piece in pieces:
+            events += [(name, data) for name, data, _, _ in parser.feed(piece)]
+            assert len(parser._line) <= 300
+        assert isinstance(events[0][1], Collected)
+        assert (events[0][0], events[0][1].data) == (b"big" + b"g" * (NAME_MAX - 3), b"x" * 100_000)
+        assert events[1:] == [(b"", b"y")]
+        assert parser.skipped == 0

@@ -1,0 +1,265 @@
+"""Passes over a long run of JSON text in a few calls, however its values are nested (RFC 8259).
+
+The scanner reads token by token where its expressions do not reach: microseconds for some ten bytes. Here one
+expression finds the containers that a text closes and leaves open, and the decoder that is written in C checks the
+text between them. A byte of the most awkward text then costs a few times what a byte of ordinary JSON costs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from aigw_core.usage.depth import without_escapes
+from aigw_core.usage.grammar import ChosenKeys
+from aigw_core.usage.jsontext import scan_with
+
+NESTED_MAX: Final = 128
+"""Levels of containers in one text that is passed over: as many as the strictest of the common parsers reads
+(serde_json), and more than any client sends."""
+OPENED_MAX: Final = 512
+"""Containers that one text may leave open and still be passed over: each costs a step."""
+
+STRIDE_MIN: Final = 64
+"""Bytes worth passing over at once; fewer are read token by token as quickly."""
+STRIDE_MAX: Final = 4_096
+"""Bytes passed over at once: more of them hold so many values at a time that the collector and the caches notice."""
+STRIDE_GROWTH: Final = 4
+"""How many times the bytes that were passed last may be looked at next, so that text with many stops costs no more."""
+SLOW_MAX: Final = 8
+"""Steps of few bytes before the next ones are passed over at once: ordinary text has fewer in a row."""
+
+_PLAIN: Final = rb"[\x00-\x21\x23-\x5a\x5c\x5e-\x7a\x7c\x7e-\xff]*+"
+_TEXT: Final = _PLAIN + rb"(?:\"[\x00-\x21\x23-\xff]*+\"" + _PLAIN + rb")*+"
+
+
+def _backward_container(depth: int) -> bytes:
+    """A whole container, read backwards, in a text whose strings have no escaped quotes."""
+    pattern = rb"[\]}]" + _TEXT + rb"[\[{]"
+    for _ in range(depth - 1):
+        pattern = rb"[\]}]" + _TEXT + rb"(?:" + pattern + _TEXT + rb")*+[\[{]"
+    return pattern
+
+
+def _balanced(depth: int) -> re.Pattern[bytes]:
+    """Read backwards: scalars, strings and whole containers, up to a bracket whose partner is missing."""
+    return re.compile(_TEXT + rb"(?:" + _backward_container(depth) + _TEXT + rb")*+")
+
+
+SHALLOW_MAX: Final = 16
+"""Levels that are tried first: text with no more of them needs no second look at how deep it goes."""
+_SHALLOW: Final = _balanced(SHALLOW_MAX)
+_DEEP: Final = _balanced(NESTED_MAX)
+_UNFINISHED: Final = re.compile(_TEXT.replace(rb"\x21\x23-\x5a", rb"\x21\x23-\x2b\x2d-\x5a"))
+"""Read backwards: what may be the beginning of a token, up to the last comma or bracket outside of strings."""
+_COMMA: Final = 0x2C
+_OPENERS: Final = b"[{"
+_CLOSER_OF: Final = bytes.maketrans(b"[{", b"]}")
+_BLANKS: Final = b" \t\n\r"
+
+
+def _refuse(_: str) -> object:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+Scan = Callable[[str, int], tuple[object, int]]
+
+# Numbers are not converted: that takes longer than reading them, and fails for very long ones.
+_scan_strict: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=_refuse))
+_scan_lenient: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool))
+
+
+@dataclass(slots=True)
+class Stride:
+    """How far a text was passed over, and what is open there."""
+
+    size: int
+    """Bytes passed. What follows is a comma or a closing bracket, or the inside of a container just opened."""
+    opened: bytes
+    """The opening brackets of the containers that are open, from the one whose members are chosen from on."""
+    is_inside: bool
+    """The last byte opened a container."""
+
+
+class Pace:
+    """When a reader should pass over text at once, and over how much of it."""
+
+    __slots__ = ("_slow", "window")
+
+    def __init__(self) -> None:
+        self._slow = 0
+        self.window = STRIDE_MAX
+        """Bytes to look at next."""
+
+    def is_slow(self, taken: int, left: int) -> bool:
+        """Note a step that took so many bytes; whether the next ``left`` bytes are better passed over."""
+        self._slow = self._slow + 1 if taken < STRIDE_MIN else 0
+        return self._slow > SLOW_MAX and left >= STRIDE_MIN
+
+    def passed(self, size: int) -> None:
+        """Note how many bytes could be passed over."""
+        self.window = min(STRIDE_MAX, STRIDE_GROWTH * max(size, STRIDE_MIN)) if size else STRIDE_MIN
+
+
+class _BrokenText(ValueError):
+    """The text continues no JSON document beyond ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__("no JSON")
+        self.size = size
+
+
+def stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chosen: ChosenKeys) -> Stride | None:
+    """Pass over text that follows a complete value; None where nothing can be passed in this way.
+
+    ``opened`` holds the opening brackets of the open containers, from the one whose members are chosen from on; the
+    first ``kept`` of them are not left. ``depth_left`` is how many more levels of containers may follow inside the
+    innermost one; None for a lenient reading, which knows no limit and takes NaN and Infinity. Stops before a chosen
+    member, and before what is no JSON. The UTF-8 of strings is not looked at.
+    """
+    try:
+        return _stride(text, opened, kept, depth_left, chosen)
+    except _BrokenText as broken:
+        text = text[: broken.size]
+    try:
+        return _stride(text, opened, kept, depth_left, chosen)
+    except _BrokenText:
+        return None
+
+
+def _stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chosen: ChosenKeys) -> Stride | None:
+    crossing = _crossing(text, len(opened) - kept)
+    if crossing is None:
+        return None
+    size, closed, opening, nested = crossing
+    base = opened[len(opened) - closed - 1 :]
+    inner = bytes([text[at] for at in opening])
+    prefix = "".join(['{"":' if byte == 0x7B else "[" for byte in base]) + "0"
+    suffix = (base[:1] + inner)[::-1].translate(_CLOSER_OF).decode()
+    passed = text[:size]
+    if (
+        depth_left is not None
+        and nested + len(inner) > depth_left
+        and _is_deeper(passed, len(base), len(inner), depth_left)
+    ):
+        return None
+    scan = _scan_lenient if depth_left is None else _scan_strict
+    members = _decoded(scan, prefix, passed, suffix)
+    if members is None:
+        return None
+    if len(base) == len(opened) and isinstance(members, dict) and chosen.occurs_in(members):
+        at = _first_chosen(scan, prefix, passed, suffix, chosen)
+        size = len(passed[:at].rstrip(_BLANKS)) - 1
+        return Stride(size, opened[:1], False) if size > 0 else None
+    return Stride(size, opened[: len(opened) - closed] + inner, bool(opening) and opening[-1] == size - 1)
+
+
+def _crossing(text: bytes, closed_max: int) -> tuple[int, int, list[int], int] | None:
+    """What a text closes and opens, up to its last comma or bracket outside of strings.
+
+    (bytes up to there, containers closed, offsets of those opened and not closed, levels of whole containers at most)
+    """
+    plain = without_escapes(text)
+    if plain.count(b'"') & 1:
+        plain = plain[: plain.rfind(b'"')]
+    backward = plain[::-1]
+    length = len(plain)
+    end = _matched(_UNFINISHED, backward, 0)
+    if end == length:
+        return None
+    if backward[end] == _COMMA:
+        end += 1
+    opening: list[int] = []
+    nested = at = 0
+    for nested, balanced in ((SHALLOW_MAX, _SHALLOW), (NESTED_MAX, _DEEP)):  # noqa: B007  # used behind the loop
+        at = end
+        opening.clear()
+        while (at := _matched(balanced, backward, at)) < length and backward[at] in _OPENERS:
+            opening.append(length - 1 - at)
+            at += 1
+            if len(opening) > OPENED_MAX:
+                return None
+        if at == length:
+            break
+    opening.reverse()
+    size, closed = length - end, 0
+    if at < length:
+        closed = _net(plain[: length - at], b"]}", b"[{")
+        if closed > closed_max:
+            # The container that is kept ends here: whoever reads its members sees to that.
+            size, closed = _offset_of_close(backward, at, closed - closed_max), closed_max
+            opening.clear()
+    return (size, closed, opening, nested) if size and closed >= 0 else None
+
+
+def _net(plain: bytes, more: bytes, less: bytes) -> int:
+    """How many more of some bytes than of others stand outside of strings."""
+    bare = b"".join(plain.split(b'"')[::2])
+    return len(bare) - len(bare.translate(None, more)) - (len(bare) - len(bare.translate(None, less)))
+
+
+def _offset_of_close(backward: bytes, at: int, number: int) -> int:
+    """The offset, in the text as it is read forward, of the n-th closing bracket whose partner is missing."""
+    for _ in range(number - 1):
+        at = _matched(_DEEP, backward, at + 1)
+    return len(backward) - 1 - at
+
+
+def _is_deeper(passed: bytes, closing: int, opening: int, depth_left: int) -> bool:
+    """Whether a container in text that is checked elsewhere is nested too deep.
+
+    ``closing`` containers are open before the text, and ``opening`` of it stay open after it.
+    """
+    if passed.count(b"[") + passed.count(b"{") <= depth_left:
+        return False
+    plain = without_escapes(passed)[::-1]
+    outer = NESTED_MAX - depth_left - closing
+    whole = b"]" * (outer + 1 + opening) + plain + b"[" * (outer + closing)
+    return _matched(_DEEP, whole, 0) != len(whole)
+
+
+def _matched(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
+    match = pattern.match(text, at)
+    assert match is not None
+    return match.end()
+
+
+def _decoded(scan: Scan, prefix: str, text: bytes, suffix: str) -> object:
+    """What the text stands for, without its numbers; None where the decoder does not reach. Raises _BrokenText."""
+    document = prefix + text.decode("latin-1") + suffix
+    try:
+        value, end = scan(document, 0)
+    except RecursionError:
+        return None
+    except StopIteration as missing:
+        raise _BrokenText(max(0, missing.value - len(prefix))) from None
+    except json.JSONDecodeError as error:
+        raise _BrokenText(max(0, error.pos - len(prefix))) from None
+    except ValueError:
+        raise _BrokenText(0) from None  # NaN, where it is not taken
+    if end != len(document):
+        raise _BrokenText(max(0, end - len(prefix)))
+    return value
+
+
+def _first_chosen(scan: Scan, prefix: str, text: bytes, suffix: str, chosen: ChosenKeys) -> int:
+    """The offset of the first chosen key, in a text that was decoded and has one.
+
+    Every place that looks like one gets a name of its own; the decoder then says which of them is a member.
+    """
+    parts = chosen.quoted.split(text)
+    mark = b"\\u0001"
+    while mark in text:
+        mark += mark
+    numbered = [b""] * (2 * len(parts) - 1)
+    numbered[::2] = parts
+    numbered[1::2] = [b'"%b%d"' % (mark, number) for number in range(len(parts) - 1)]
+    members = _decoded(scan, prefix, b"".join(numbered), suffix)
+    assert isinstance(members, dict)
+    start = "\x01" * (len(mark) // 6)
+    number = next(int(name[len(start) :]) for name in members if name.startswith(start))
+    return next(islice(chosen.quoted.finditer(text), number, None)).start()

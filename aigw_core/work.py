@@ -1,0 +1,93 @@
+"""Shares of reading: how much of the bodies of one key is read in one turn of a driver, and who goes on next.
+
+Reading a body for its rules or its usage takes time in proportion to its decoded bytes. What exceeds the share of a
+key waits for a later turn, so that no key makes the others wait. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from aigw_core.gateway import Cuttable
+
+STEP_BYTES: Final = 16_384
+"""Decoded bytes that one input reads at the most: as much as a driver reads from a socket at a time."""
+TURN_BYTES: Final = 65_536
+"""Decoded bytes that the inputs of one key may read in one turn: some 4 ms of the most awkward JSON."""
+RESUMED_MAX: Final = 4
+"""Connections that go on in one turn, each with STEP_BYTES."""
+KEYS_MAX: Final = 4_096
+"""Keys charged in one turn: a driver that never begins another one does not make this grow."""
+CHARGED_MIN: Final = 4_096
+"""Smaller pieces are not charged: the turns that they come in cost more than reading them."""
+
+
+class WorkShares:
+    """The work of one process. Keys are compared for equality; owners wait at most once each."""
+
+    __slots__ = ("_used", "_waiting", "_where", "is_due")
+
+    def __init__(self) -> None:
+        self.is_due = False
+        """Somebody waits, or has used of this turn: the driver calls :meth:`turn` at the beginning of the next one."""
+        self._used: dict[object, int] = {}
+        # In the order in which keys get their turn; each key has at least one owner.
+        self._waiting: dict[object, deque[Cuttable]] = {}
+        self._where: dict[Cuttable, object] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Connections that wait for a later turn."""
+        return len(self._where)
+
+    def take(self, key: object, size: int) -> bool:
+        """Whether ``size`` bytes may be read for this key now; a share that is not used up may be exceeded once."""
+        if size < CHARGED_MIN:
+            return True
+        used = self._used.get(key, 0)
+        if used >= TURN_BYTES:
+            return False
+        if len(self._used) >= KEYS_MAX:
+            self._used.clear()
+        self._used[key] = used + size
+        self.is_due = True
+        return True
+
+    def wait(self, key: object, owner: Cuttable) -> None:
+        """The owner has more to read; :meth:`turn` gives it back once it may."""
+        if owner in self._where:
+            return
+        self._where[owner] = key
+        self._waiting.setdefault(key, deque()).append(owner)
+        self.is_due = True
+
+    def forget(self, owner: Cuttable) -> None:
+        """The owner no longer waits."""
+        key = self._where.pop(owner, None)
+        if key is None:
+            return
+        owners = self._waiting[key]
+        owners.remove(owner)
+        if not owners:
+            del self._waiting[key]
+
+    def turn(self) -> list[Cuttable]:
+        """Begins a turn: the owners whose ``resume`` is called now, one key after the other.
+
+        Call it while :attr:`is_due`, once a turn of the event loop.
+        """
+        self._used.clear()
+        chosen: list[Cuttable] = []
+        while self._waiting and len(chosen) < RESUMED_MAX:
+            key, owners = next(iter(self._waiting.items()))
+            owner = owners.popleft()
+            del self._where[owner]
+            # Behind the others, where it has more owners.
+            del self._waiting[key]
+            if owners:
+                self._waiting[key] = owners
+            chosen.append(owner)
+        self.is_due = bool(self._waiting)
+        return chosen
