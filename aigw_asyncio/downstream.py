@@ -57,6 +57,7 @@ class Downstream(Reading):
         "_transport",
         "_turn",
         "_upstream",
+        "_work",
         "machine",
     )
 
@@ -66,6 +67,7 @@ class Downstream(Reading):
         self._turn = plane.turn
         self._sink = plane.sink
         self._failures = plane.failures
+        self._work = plane.gateway.work
         self._loop_time = plane.loop_time
         self._now = self._loop_time()
         """The time at which effects are carried out."""
@@ -177,6 +179,14 @@ class Downstream(Reading):
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(partial(answer, fact_id))
 
+    def resume(self) -> None:
+        self._feed(self._resume)
+
+    def _resume(self, now: float) -> list[Effect]:
+        effects = self.machine.resume(now)
+        self._regulate_upstream()
+        return effects
+
     def drain(self) -> None:
         self._feed(self.machine.drain)
 
@@ -223,6 +233,9 @@ class Downstream(Reading):
             self._arm()
         if machine.wants_downstream is not self._reading:
             self._toggle_reading()
+        if self._work.is_due:
+            self._regulate_upstream()
+            self._plane.begin_turn_soon()
         if self._failures:
             self._plane.log_failures()
 

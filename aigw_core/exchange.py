@@ -29,9 +29,19 @@ class Exchange:
     __slots__ = ("__weakref__", "_machine", "_port")
 
     def __init__(
-        self, gateway: Gateway, *, owner: Cuttable | None = None, timers: Timers | None = None, last_attempt: int = 0
+        self,
+        gateway: Gateway,
+        *,
+        owner: Cuttable | None = None,
+        timers: Timers | None = None,
+        last_attempt: int = 0,
+        is_paced: bool = False,
     ) -> None:
-        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
+
+        ``is_paced``: the driver calls ``resume`` while ``wants_resume``, so that no input reads more of a body than one
+        turn should; ``Gateway.work`` says when.
+        """
         self._port = EffectPort()
         self._machine = ExchangeMachine(
             gateway,
@@ -39,6 +49,7 @@ class Exchange:
             owner=owner,
             timers=timers if timers is not None else Timers(),
             last_attempt=last_attempt,
+            is_paced=is_paced,
         )
 
     # What a driver reads
@@ -60,6 +71,11 @@ class Exchange:
     @property
     def ended(self) -> bool:
         return self._machine.ended
+
+    @property
+    def wants_resume(self) -> bool:
+        """A body is read on in a later turn: call ``resume`` then."""
+        return self._machine.wants_resume
 
     @property
     def must_close(self) -> bool:
@@ -198,6 +214,11 @@ class Exchange:
         while (timer := timers.due(now)) is not None:
             self._machine.on_timer(timer, now)
         timers.settle()
+        return self._port.take()
+
+    def resume(self, now: float) -> list[ExchangeEffect]:
+        """Reads on in a body of which an earlier input had more than one turn should read."""
+        self._machine.resume(now)
         return self._port.take()
 
     def cut(self, reason: DenyReason | None, now: float) -> list[ExchangeEffect]:

@@ -13,6 +13,7 @@ from aigw_core.origin import Origin
 from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
+from aigw_core.work import WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
@@ -62,6 +63,8 @@ class Gateway:
         """Monotonic seconds at which the feed last knew that it was current; None without a feed."""
         self.pool: UpstreamPool[object] = UpstreamPool(max_idle=pool_max_idle)
         self.stats = Stats()
+        self.work = WorkShares()
+        """Who reads on in which turn: a driver of many connections begins turns, see there."""
         self.draining = False
         self.active = 0
         self.hash_key = hash_key if hash_key is not None else entropy[5:32]
