@@ -99,6 +99,9 @@ class Reason(Enum):
     UPSTREAM_BROKEN = _Kind(
         502, "server_error", "upstream_broken", "api_error", "The provider's answer was cut or malformed."
     )
+    UPSTREAM_WITHHELD = _Kind(
+        502, "server_error", "upstream_withheld", "api_error", "The provider's answer cannot be passed on.", False
+    )
     UPSTREAM_TIMEOUT = _Kind(
         504, "server_error", "upstream_timeout", "timeout_error", "The provider did not answer in time."
     )

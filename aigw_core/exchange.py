@@ -165,7 +165,8 @@ class Exchange:
 
     def response_body(self, attempt: int, data: bytes, now: float) -> list[ExchangeEffect]:
         """Bytes of the response body, transfer framing removed; relayed in the same turn."""
-        self._machine.response_body(attempt, data, now)
+        if data:
+            self._machine.response_body(attempt, data, now)
         return self._port.take()
 
     def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> list[ExchangeEffect]:

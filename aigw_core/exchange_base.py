@@ -13,10 +13,12 @@ from aigw_core.effects import (
     ReleaseUpstream,
     VoidFact,
 )
-from aigw_core.errors import Dialect, Rejection
+from aigw_core.encodedanswer import Withheld
+from aigw_core.errors import Dialect, Reason, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable
 from aigw_core.http1.shapes import ResponseShapes
+from aigw_core.messages import ResponseHead
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
@@ -183,6 +185,24 @@ class ExchangeBase:
         """Who is charged for reading; None for a BYO caller, whose bodies are not read."""
         caller = None if self._authorized is None else self._authorized.caller
         return None if caller is None else (caller.tenant_id, caller.key_id)
+
+    # The answer
+
+    def _begin_answer(self, head: ResponseHead) -> None:
+        """The final head goes downstream."""
+        response = self.outbound
+        self._move(states.RESPOND)
+        response.status = head.status
+        response.begun = True
+        self.port.response_head(head, self.must_close)
+
+    def _withhold(self, why: Withheld, now: float) -> None:
+        """The answer holds the pool key where it cannot be overwritten: ours in its place, or none of the rest."""
+        response = self.outbound
+        replaced_error = not response.begun and response.upstream_status is not None and response.upstream_status >= 400
+        outcome = Outcome.UPSTREAM_ERROR if replaced_error else Outcome.UPSTREAM_ABORT
+        self._release(reusable=False)
+        self._fail(outcome, Rejection(Reason.UPSTREAM_WITHHELD, detail=str(why)), now)
 
     # Ends
 

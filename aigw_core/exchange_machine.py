@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aigw_core import leg, states, timers
 from aigw_core.auth import denied_rejection
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import ConnectFailure, ReleaseUpstream
+from aigw_core.encodedanswer import Withheld
 from aigw_core.errors import Reason, Rejection
 from aigw_core.exchange_base import CONNECT_RETRIES_MAX
 from aigw_core.exchange_requests import ExchangeRequests
@@ -13,9 +16,18 @@ from aigw_core.facts import COMPLETE, Outcome
 from aigw_core.forwarding import informational_head
 from aigw_core.messages import ResponseHead
 from aigw_core.policy import OnClientAbort
-from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
+from aigw_core.responseside import INFORMATIONAL_MAX, mask_of
 from aigw_core.states import EXCHANGE_TABLE
 from aigw_core.timers import NEVER, Timer
+
+ENCODED_WHOLE_MAX: Final = 4_096
+"""Bytes of an encoded answer that is read in one go, where it is there whole: it can be replaced as long as its head is
+not out."""
+
+# For what an event of a stream runs through: one look-up each instead of two.
+_BUSY: Final = leg.BUSY
+_RESPONDING: Final = states.RESPONDING
+_STREAM_IDLE: Final = timers.STREAM_IDLE
 
 
 class ExchangeMachine(ExchangeRequests):
@@ -99,6 +111,7 @@ class ExchangeMachine(ExchangeRequests):
     def _may_repeat(self, answered: bool) -> bool:
         """RFC 9110 §9.2.2: only a safe method without a body, on a connection that may have been stale."""
         request = self.inbound
+        answered = answered or self.outbound.upstream_status is not None
         if request is None or answered or not self._reused or self._tries >= CONNECT_RETRIES_MAX:
             return False
         return request.empty and request.head.method in (b"GET", b"HEAD")
@@ -130,15 +143,20 @@ class ExchangeMachine(ExchangeRequests):
             and request is not None
             and request.done
             and authorized is not None
-            and not _is_encoded(head)
+            and (len(body) <= ENCODED_WHOLE_MAX or not _is_encoded(head))
         ):
             # The usual answer: nothing of it is waited for, so no timer is set.
             response = self.outbound
             out = response.begin(head, authorized, request.body, self.id, whole=True)
+            try:
+                relayed = response.whole(body, authorized, request.body, now)
+            except Withheld as why:
+                self._withhold(why, now)
+                return
             self.state = EXCHANGE_TABLE[self.state][states.RESPOND]
             response.status = head.status
             response.begun = True
-            self.port.whole_response(out, response.whole(body, authorized, request.body, now), self.must_close)
+            self.port.whole_response(out, relayed, self.must_close)
             self._release(reusable=reusable)
             self._conclude(COMPLETE, now)
             return
@@ -158,7 +176,7 @@ class ExchangeMachine(ExchangeRequests):
             if head.status == 101 or response.informational > INFORMATIONAL_MAX:
                 self._break(now)
             elif head.status != 100 and self.state is states.REQUESTING and not request.head.http_1_0:
-                self.port.informational(informational_head(head, pool_key_of(authorized)))
+                self.port.informational(informational_head(head, mask_of(authorized)))
             return
         self.timers.at[timers.READ] = NEVER
         self.timers.set(timers.STREAM_IDLE, now + self._policy.timeouts.stream_idle)
@@ -170,36 +188,41 @@ class ExchangeMachine(ExchangeRequests):
             request.stopped = True
             self.must_close = True
             self.timers.at[timers.CLIENT_BODY] = self.timers.at[timers.CLIENT_UPLOAD] = NEVER
-        self._move(states.RESPOND)
-        response.status = head.status
-        response.begun = True
-        self.port.response_head(out, self.must_close)
+        if not response.holds_head:
+            self._begin_answer(out)
 
     def response_body(self, attempt: int, data: bytes, now: float) -> None:
-        """Bytes of the response body, transfer framing removed; relayed in the same turn."""
-        if attempt != self.attempt or self._leg is not leg.BUSY:
+        """At least one byte of the response body, transfer framing removed; relayed in the same turn."""
+        if attempt != self.attempt or self._leg is not _BUSY:
             return
         # As Timers.set(), without its call: this is once for each event.
         idle_at, running = now + self._policy.timeouts.stream_idle, self.timers
-        running.at[timers.STREAM_IDLE] = idle_at
+        running.at[_STREAM_IDLE] = idle_at
         if idle_at < running.wake_at:
             running.wake_at = idle_at
         response = self.outbound
-        if response.is_encoded:
-            if response.is_waiting():
-                response.hold(data)
-                return
+        encoded = response.is_encoded
+        if encoded and response.is_waiting():
+            response.hold(data)
+            return
+        try:
             data = response.feed(data, now)
-            if response.is_waiting() and not self._is_paced:
-                response.read_on()
-            if response.is_waiting():
+        except Withheld as why:
+            self._withhold(why, now)
+            return
+        if encoded and response.is_waiting():
+            if self._is_paced:
                 self._wait()
-        else:
-            data = response.feed(data, now)
-        if self.state is states.DRAINING:
+            else:
+                response.read_on()
+        if self.state is _RESPONDING:
+            if data:
+                self.port.response_body(data)
+        elif self.state is states.DRAINING:
             if self.outbound.drained > self._policy.usage_drain_max_bytes:
                 self._conclude(Outcome.CLIENT_ABORT, now)
-        elif data:
+        elif data and (head := self.outbound.take_held_head()) is not None:
+            self._begin_answer(head)
             self.port.response_body(data)
 
     def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> None:
@@ -212,7 +235,13 @@ class ExchangeMachine(ExchangeRequests):
             # An encoded answer comes with its length or in chunks, or ends without having been read to its end.
             response.end_due = (reusable, by_close)
             return
-        rest = response.finish()
+        try:
+            rest = response.finish()
+        except Withheld as why:
+            self._withhold(why, now)
+            return
+        if self.state is states.REQUESTING and (head := response.take_held_head()) is not None:
+            self._begin_answer(head)
         if self.state is states.RESPONDING and rest:
             self.port.response_body(rest)
         if by_close and response.cut_short:

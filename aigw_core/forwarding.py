@@ -9,6 +9,7 @@ from typing import Final
 from aigw_core.auth import Authorized
 from aigw_core.credentials import CREDENTIAL_HEADERS
 from aigw_core.headers import DROPPED_PREFIXES, HOP_BY_HOP, Field, Headers, hop_by_hop_of, make_field
+from aigw_core.keymask import KeyMask
 from aigw_core.messages import Chunked, Framing, Length, NoBody, RequestHead, ResponseHead
 from aigw_core.policy import Policy
 from aigw_core.routing import speaks_anthropic
@@ -19,6 +20,8 @@ _CHUNKED: Field = make_field(b"Transfer-Encoding", b"chunked")
 _REWRITTEN = frozenset({b"host", b"content-length", b"anthropic-beta"})
 _NEVER_FORWARDED = frozenset({b"expect"})
 _MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | {b"accept-encoding"}
+_PERCENT: Final = 0x25
+_BACKSLASH: Final = 0x5C
 _LENGTH = frozenset({b"content-length"})
 
 
@@ -129,25 +132,41 @@ def _matches(token: bytes, pattern: str) -> bool:
     return lower == pattern.lower().encode()
 
 
-def _relayed(head: ResponseHead, dropped: frozenset[bytes], pool_key: bytes | None) -> tuple[bytes, list[Field]]:
-    """Reason phrase and fields of a provider's head; ``pool_key`` is overwritten where the provider echoes it."""
+def _relayed(head: ResponseHead, dropped: frozenset[bytes], mask: KeyMask | None) -> tuple[bytes, list[Field]]:
+    """Reason phrase and fields of a provider's head; the pool key is overwritten where the provider echoes it."""
     fields = [f for f in head.headers.fields if f[0] not in dropped and not f[0].startswith(DROPPED_PREFIXES)]
-    reason = head.reason
-    if pool_key is not None and pool_key in b"\n".join([reason, *[field[2] for field in fields]]):
-        stars = b"*" * len(pool_key)
-        fields = [make_field(name, value.replace(pool_key, stars)) for _, name, value, _, _ in fields]
-        reason = reason.replace(pool_key, stars)
-    return reason, fields
+    if mask is None:
+        return head.reason, fields
+    names_clear = mask.clears_names(head.headers.first)
+    for at, (_, name, value, _, _) in enumerate(fields):
+        masked = mask.whole(value), name if names_clear else mask.name(name)
+        if masked != (value, name):
+            fields[at] = make_field(masked[1], masked[0])
+    return mask.whole(head.reason), fields
+
+
+def _is_clear(head: ResponseHead, lines: bytes, mask: KeyMask) -> bool:
+    """Whether the pool key stands nowhere in a head; ``lines`` are those that cross."""
+    if not (mask.clears(lines) and mask.clears(head.reason) and mask.clears_names(head.headers.first)):
+        return False
+    if head.look is not None:
+        head.look[0].names_cleared_by = mask
+    return True
 
 
 def downstream_response_head(
-    head: ResponseHead, framing: Framing, request_id: str, pool_key: bytes | None
+    head: ResponseHead, framing: Framing, request_id: str, mask: KeyMask | None
 ) -> ResponseHead:
-    """The provider's final head as the caller gets it."""
+    """The provider's final head as the caller gets it; ``mask`` is that over the pool key."""
     look = head.look
     if look is not None and (isinstance(framing, Length) or not look[0].has_length):
-        lines = look[0].relayed_lines(look[1])
-        if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
+        shape = look[0]
+        lines = shape.relayed_lines(look[1])
+        if (
+            mask is None
+            or (shape.names_cleared_by is mask and not (mask.sign in lines or _PERCENT in lines or _BACKSLASH in lines))
+            or _is_clear(head, lines, mask)
+        ):
             return _with_id(head, framing, lines, request_id)
     dropped = hop_by_hop_of(head.headers)
     lengthless = not isinstance(framing, Length) and (not isinstance(framing, NoBody) or head.status == 204)
@@ -155,9 +174,9 @@ def downstream_response_head(
         dropped = dropped | _LENGTH
     if dropped is HOP_BY_HOP:
         lines = head.headers.relayed_lines()
-        if pool_key is None or (lines.find(pool_key) < 0 and head.reason.find(pool_key) < 0):
+        if mask is None or _is_clear(head, lines, mask):
             return _with_id(head, framing, lines, request_id)
-    reason, fields = _relayed(head, dropped, pool_key)
+    reason, fields = _relayed(head, dropped, mask)
     fields.append(_own_field(request_id))
     return ResponseHead(head.status, reason, Headers(fields), framing)
 
@@ -177,34 +196,7 @@ def _relayed_fields(head: ResponseHead, request_id: str) -> list[Field]:
     return [*_relayed(head, HOP_BY_HOP, None)[1], _own_field(request_id)]
 
 
-def informational_head(head: ResponseHead, pool_key: bytes | None) -> ResponseHead:
+def informational_head(head: ResponseHead, mask: KeyMask | None) -> ResponseHead:
     """A 1xx head to relay: no id of ours, and no length (RFC 9110 §8.6)."""
-    reason, fields = _relayed(head, hop_by_hop_of(head.headers) | _LENGTH, pool_key)
+    reason, fields = _relayed(head, hop_by_hop_of(head.headers) | _LENGTH, mask)
     return ResponseHead(head.status, reason, Headers(fields), head.framing)
-
-
-class KeyMask:
-    """Overwrites the pool key in a body; holds back at most the longest tail that could begin one."""
-
-    __slots__ = ("_held", "_key", "_stars")
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-        self._stars = b"*" * len(key)
-        self._held = b""
-
-    def feed(self, data: bytes) -> bytes:
-        if self._held:
-            data = self._held + data
-        *masked, tail = data.split(self._key)
-        self._held = b""
-        for size in range(min(len(self._key) - 1, len(tail)), 0, -1):
-            if self._key.startswith(tail[-size:]):
-                self._held = tail[-size:]
-                tail = tail[:-size]
-                break
-        return self._stars.join([*masked, tail])
-
-    def finish(self) -> bytes:
-        held, self._held = self._held, b""
-        return held

@@ -76,6 +76,8 @@ class KnownShape(Protocol):
     """A success, and labelled as a JSON document that is not encoded."""
     id_at: int
     """The group of a match that has the provider's id of the request; 0 where there is none."""
+    names_cleared_by: object
+    """Kept by :mod:`aigw_core.forwarding`: the mask for which neither a name nor the reason holds a key."""
 
     def relayed_lines(self, match: re.Match[bytes]) -> bytes:
         """As :meth:`aigw_core.headers.Headers.relayed_lines`."""

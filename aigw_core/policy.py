@@ -10,6 +10,7 @@ from aigw_core.denyset import DenyReason
 from aigw_core.errors import Dialect, Rejection
 from aigw_core.headers import Field
 from aigw_core.http1.shapes import ResponseShapes
+from aigw_core.keymask import KEY_MIN, KeyMask
 from aigw_core.keys import KeyRing, VirtualKey
 from aigw_core.origin import Origin, parse_origin
 from aigw_core.providers import PROVIDERS, UPSTREAM_ID_HEADERS, AuthScheme, Provider
@@ -80,6 +81,12 @@ class ProviderPolicy:
     )
     """What its response heads look like, as far as they have come in; kept by :mod:`aigw_core.http1.upstream`. It
     depends on nothing else here, so a changed copy may go on with it."""
+    mask: KeyMask | None = field(init=False, repr=False, compare=False)
+    """Over the pool key in what this provider answers; None where there is no such key, or one too short for it."""
+
+    def __post_init__(self) -> None:
+        key = b"" if self.pool_key is None else self.pool_key.reveal()
+        object.__setattr__(self, "mask", KeyMask(key) if len(key) >= KEY_MIN else None)
 
     @classmethod
     def of(cls, provider: Provider, *, generation: int = 0, extra_scope: tuple[str, ...] = ()) -> ProviderPolicy:

@@ -6,17 +6,23 @@ from collections import deque
 from typing import Final
 
 from aigw_core.auth import Authorized
-from aigw_core.forwarding import KeyMask, downstream_response_head
+from aigw_core.encodedanswer import EncodedAnswer
+from aigw_core.forwarding import downstream_response_head
 from aigw_core.http1.shapes import JSON_LABEL
+from aigw_core.keymask import NO_SIGN, KeyMask, MaskedBody
 from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
 from aigw_core.requestbody import ManagedBody
 from aigw_core.settlement import upstream_request_id
 from aigw_core.usage.answer import read_answer
+from aigw_core.usage.decoding import is_encoded
 from aigw_core.usage.meter import Meter, MeterResult
 from aigw_core.wires import Wire
 
 _OPAQUE: Final = Wire.OPAQUE
 _PLAIN_CODINGS: Final = (b"", b"identity")
+_PERCENT: Final = 0x25
+_BACKSLASH: Final = 0x5C
+_LINE_FEED: Final = 0x0A
 INFORMATIONAL_MAX: Final = 16
 """1xx heads of one response: enough for any server that says something, not for one that never ends."""
 METER_FEED_MAX: Final = 65_536
@@ -24,11 +30,12 @@ METER_FEED_MAX: Final = 65_536
 
 
 class ResponseSide:
-    """Bytes of one response on their way to the caller; the Meter sees a copy, the pool key is masked."""
+    """Bytes of one response on their way to the caller: the pool key is masked, and the Meter sees what is left."""
 
     __slots__ = (
         "_held",
         "_mask",
+        "_masked",
         "_opaque",
         "begun",
         "end_due",
@@ -65,6 +72,8 @@ class ResponseSide:
         """The answer is over but not read to its end: (its connection is reusable, only its close ended the answer)."""
         self._held: deque[bytes] = deque()
         self._mask: KeyMask | None = None
+        """Over a body that comes whole."""
+        self._masked: MaskedBody | EncodedAnswer | None = None
         self._opaque = False
 
     def begin(
@@ -82,7 +91,9 @@ class ResponseSide:
         """
         self.upstream_status = head.status
         self._opaque = authorized.route.wire is _OPAQUE
-        key = pool_key_of(authorized)
+        mask = mask_of(authorized)
+        if mask is not None and head.status >= 400:
+            mask = mask.for_errors
         look = head.look
         if look is not None and whole and look[0].is_plain_json and body is not None and not body.injected:
             framing, encoding = head.framing, b""
@@ -93,10 +104,16 @@ class ResponseSide:
                 first = head.headers.first
                 label, encoding = first.get(b"content-type", b""), first.get(b"content-encoding", b"")
             framing = self._start_meter(head, authorized, body, label, encoding, whole=whole)
-        out = downstream_response_head(head, framing, request_id, key)
-        self.upstream_id = upstream_request_id(head, key)
-        if key is not None and head.status >= 400 and encoding.lower() in _PLAIN_CODINGS:
-            self._mask = KeyMask(key)
+        out = downstream_response_head(head, framing, request_id, mask)
+        self.upstream_id = upstream_request_id(head, mask)
+        if mask is None:
+            return out
+        if encoding and is_encoded(encoding):
+            self._masked = EncodedAnswer(mask, encoding, error_head=out if head.status >= 400 else None)
+        elif whole and mask.sign != NO_SIGN:
+            self._mask = mask
+        else:
+            self._masked = MaskedBody(mask)
         return out
 
     def _start_meter(
@@ -127,26 +144,48 @@ class ResponseSide:
         meter.request_bytes_hint = body.text_bytes_hint
         return meter
 
+    def take_held_head(self) -> ResponseHead | None:
+        """The head of an error that was held so that one of ours could replace it; it is held no longer."""
+        masked = self._masked
+        return masked.take_head() if isinstance(masked, EncodedAnswer) else None
+
+    @property
+    def holds_head(self) -> bool:
+        """Whether the head is to wait until take_held_head() is called."""
+        masked = self._masked
+        return isinstance(masked, EncodedAnswer) and masked.holds_head
+
     @property
     def drained(self) -> int:
         """Body bytes read after the caller had left."""
         return 0 if self.left_at is None else self.relayed - self.left_at
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """What may be relayed now."""
+        """What may be relayed now of at least one byte. Raises Withheld."""
         if self.ttft_at is None:
             self.ttft_at = now
+        masked = self._masked
+        # What MaskedBody.sign says of a piece that passes as it is: nearly every event of a stream.
+        if masked is not None and (
+            _PERCENT in data or _BACKSLASH in data or masked.sign in data or data[-1] != _LINE_FEED
+        ):
+            data = masked.feed(data)
+            if not data:
+                return data
         meter = self.meter
         if meter is not None:
             if len(data) <= METER_FEED_MAX:
                 data = meter.feed(data)
             else:
-                starts = range(0, len(data), METER_FEED_MAX)
-                data = b"".join([meter.feed(data[i : i + METER_FEED_MAX]) for i in starts])
-        if self._mask is not None:
-            data = self._mask.feed(data)
+                data = b"".join(
+                    [self._metered(meter, data[i : i + METER_FEED_MAX]) for i in range(0, len(data), METER_FEED_MAX)]
+                )
         self.relayed += len(data)
         return data
+
+    def _metered(self, meter: Meter, data: bytes) -> bytes:
+        self.read_on()
+        return meter.feed(data)
 
     def is_waiting(self) -> bool:
         """What was taken is read on in a later turn; until then more of it is held."""
@@ -165,7 +204,14 @@ class ResponseSide:
         return self._held.popleft() if self._held else None
 
     def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
-        """As feed() of the whole body and finish(), after begin() was told that it comes."""
+        """As feed() of the whole body and finish(), after begin() was told that it comes. Raises Withheld."""
+        mask = self._mask
+        if mask is not None:
+            if _PERCENT in data or _BACKSLASH in data or mask.sign in data:
+                data = mask.whole(data)
+        elif (masked := self._masked) is not None:
+            self._masked = None
+            data = masked.feed(data) + masked.finish()
         if self.meter is None and body is not None:
             self.result = read_answer(authorized.route.wire, authorized.provider.usage, data)
             if self.result is not None:
@@ -173,13 +219,20 @@ class ResponseSide:
                 self.relayed = len(data)
                 return data
             self._new_meter(authorized, body, strip=False).response_head(200, JSON_LABEL, b"")
-        return self.feed(data, now) + self.finish()
+        relayed = self.feed(data, now) if data else data
+        self.read_on()
+        return relayed + self.finish()
 
     def finish(self) -> bytes:
-        """What was held back and must still be relayed."""
-        rest = self.meter.finish(True) if self.meter is not None else b""
-        if self._mask is not None:
-            rest = self._mask.feed(rest) + self._mask.finish()
+        """What was held back and must still be relayed. Raises Withheld."""
+        meter, rest = self.meter, b""
+        if self._masked is not None:
+            rest = self._masked.finish()
+            if rest and meter is not None:
+                rest = self._metered(meter, rest)
+                self.read_on()
+        if meter is not None:
+            rest += meter.finish(True)
         self.relayed += len(rest)
         return rest
 
@@ -192,7 +245,6 @@ class ResponseSide:
         return not (meter.terminal or meter.root_closed)
 
 
-def pool_key_of(authorized: Authorized) -> bytes | None:
-    """The secret that this exchange sends upstream for its caller; None for BYO."""
-    key = authorized.provider.pool_key
-    return None if key is None or authorized.caller is None else key.reveal()
+def mask_of(authorized: Authorized) -> KeyMask | None:
+    """The mask over the secret that this exchange sends upstream for its caller; None for BYO."""
+    return None if authorized.caller is None else authorized.provider.mask

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from aigw_core.auth import Authorized
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome, UsageFact
+from aigw_core.keymask import KeyMask
 from aigw_core.messages import ResponseHead
 from aigw_core.providers import UPSTREAM_ID_HEADERS
 from aigw_core.usage.meter import Meter, MeterResult, UsageStatus
@@ -23,7 +24,7 @@ _NO_USAGE: Final = UsageStatus.NONE
 _ENDED_BY_OTHERS = frozenset({Outcome.CLIENT_ABORT, Outcome.UPSTREAM_ABORT, Outcome.TIMEOUT, Outcome.GATEWAY_CUT})
 
 
-def upstream_request_id(head: ResponseHead, pool_key: bytes | None) -> str | None:
+def upstream_request_id(head: ResponseHead, mask: KeyMask | None) -> str | None:
     """The id under which the provider can be asked about this request; never one that holds the pool key."""
     look = head.look
     if look is not None:
@@ -31,12 +32,12 @@ def upstream_request_id(head: ResponseHead, pool_key: bytes | None) -> str | Non
         if not shape.id_at:
             return None
         known = match[shape.id_at]
-        if pool_key is None or known.find(pool_key) < 0:
+        if mask is None or len(known) < mask.shortest or mask.clears(known):
             return known[:_ID_MAX].decode("latin-1")
     first = head.headers.first
     for name in UPSTREAM_ID_HEADERS:
         value = first.get(name)
-        if value and (pool_key is None or value.find(pool_key) < 0):
+        if value and (mask is None or mask.whole(value) == value):
             return value[:_ID_MAX].decode("latin-1")
     return None
 

@@ -45,6 +45,11 @@ _SEED: Final = Secret(bytes(range(32)))
 _VIRTUAL_KEY: Final = mint_virtual_key(_SEED, kid=1, tenant_id=7, vpc_id=1, key_id=3)
 _FORGED_KEY: Final = mint_virtual_key(Secret(bytes(32)), kid=1, tenant_id=7, vpc_id=1, key_id=3)
 """Signed, but not by the key that the gateway trusts."""
+_POOL_KEY: Final = (
+    b"sk-proj-PtYgjmUhBel31iEl2hpChYgCfrL1spNxnyVmihA-2O76UMFxFkM-R5Kjp1vRt_1fjORS-6"
+    b"ilI8ihN5KXSc7Tvo-hBKqFYY-kv5ZJr3J1TWDtkwtDDb_xHKas1VOqg6YYZYn9ZhyiA4uoRgnatmUd"
+)
+"""As long and as random as those of the provider, as far as masking it depends on that."""
 _BYO_KEY: Final = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -53,7 +58,7 @@ def make_gateway(rate_limit: int = RATE_LIMIT) -> Gateway:
     providers = {name: ProviderPolicy.of(provider) for name, provider in PROVIDERS.items()}
     base = ProviderPolicy.of(PROVIDERS["openai"])
     providers["openai"] = ProviderPolicy(
-        name=base.name, origin=base.origin, scope=base.scope, pool_key=Secret(b"sk-pool-0123456789"), usage=base.usage
+        name=base.name, origin=base.origin, scope=base.scope, pool_key=Secret(_POOL_KEY), usage=base.usage
     )
     policy = Policy(
         providers=providers,

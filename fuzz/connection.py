@@ -7,13 +7,14 @@ in one piece, and the others act. LITERAL gives the byte behind it, whatever it 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import ConnectFailure
 from aigw_core.errors import RemoteProtocolError
 from aigw_core.http1.heads import find_head_end, parse_request_head
-from aigw_core.policy import OnClientAbort, Policy, ProviderPolicy
+from aigw_core.policy import OnClientAbort, Policy
 from aigw_core.usage.request import IncludeUsage
 from tests.core.driver import POOL_KEY, VIRTUAL_KEY, MemoryDriver, make_gateway, make_policy
 
@@ -32,9 +33,8 @@ TOKENS: Final = (
 
 
 def _with(policy: Policy, **changes: object) -> Policy:
-    openai = policy.providers["openai"]
-    fields = {name: getattr(openai, name) for name in ProviderPolicy.__dataclass_fields__}
-    return make_policy(providers={**policy.providers, "openai": ProviderPolicy(**{**fields, **changes})})
+    openai = replace(policy.providers["openai"], **changes)  # type: ignore[arg-type]  # each names a field
+    return make_policy(providers={**policy.providers, "openai": openai})
 
 
 _POLICIES: Final = (

@@ -16,6 +16,7 @@ from aigw_anyio.limits import FILES_RESERVED, default_max_connections, open_file
 from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.settings.fields import shown
 from aigw_anyio.settings.model import DEFAULT, DenySource, FactSinkKind, Settings
+from aigw_core.keymask import KEY_MIN
 from aigw_core.origin import Origin, parse_origin
 from aigw_core.providers import PROVIDERS
 
@@ -67,6 +68,11 @@ def cross_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         found.append("AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away from it")
     if settings.pool_keys and not settings.signing_keys:
         found.append("signing_keys: is empty, so every virtual key is refused; BYO works")
+    found += [
+        f"pool_keys.{shown(name)}: is shorter than {KEY_MIN} bytes, so it is not masked where the provider echoes it"
+        for name, key in settings.pool_keys.items()
+        if len(key.reveal()) < KEY_MIN
+    ]
     if settings.snapshot_path is not None and settings.effective_deny_source is DenySource.NONE:
         found.append("snapshot_path: has no effect while deny_source is none")
     if settings.deny_fail_closed and settings.effective_deny_source is DenySource.NONE:

@@ -193,6 +193,7 @@ class Settings(BaseModel):
     upstream_write_timeout_secs: Seconds = Field(60.0, description=_SECS)
     client_head_timeout_secs: Seconds = Field(30.0, description=_SECS)
     client_body_timeout_secs: Seconds = Field(60.0, description=_SECS)
+    client_upload_timeout_secs: Seconds = Field(600.0, description=_SECS)
     client_write_timeout_secs: Seconds = Field(60.0, description=_SECS)
     keepalive_timeout_secs: Seconds = Field(75.0, description=_SECS)
     idle_timeout_secs: Annotated[dict[str, Seconds], BeforeValidator(per_provider)] = Field(
@@ -245,6 +246,7 @@ class Settings(BaseModel):
                 upstream_write=self.upstream_write_timeout_secs,
                 client_head=self.client_head_timeout_secs,
                 client_body=self.client_body_timeout_secs,
+                client_upload=self.client_upload_timeout_secs,
                 client_write=self.client_write_timeout_secs,
                 keepalive=self.keepalive_timeout_secs,
             ),

@@ -56,12 +56,14 @@ class HeadShape:
         "is_plain_json",
         "keep_alive",
         "match",
+        "names_cleared_by",
     )
 
     def __init__(self, status_line: bytes, head: ResponseHead, id_name: bytes | None) -> None:
         """Of a head that :func:`_has_shape`; ``id_name`` is the field whose value stands at ``id_at``."""
         headers = head.headers
         self._status, self._reason = head.status, head.reason
+        self.names_cleared_by: object = None
         self.closes = says_close(headers)
         self.keep_alive = head.keep_alive
         self.content_type = headers.first.get(b"content-type", b"")

@@ -31,9 +31,9 @@ RATIO_MAX: Final = 200
 """Decoded bytes per encoded byte, beyond RATIO_FREE: event streams of near-equal chunks reach some 30,
 of equal ones 110, deflate bombs 1028."""
 
-RATIO_FREE: Final = 4 * 1024 * 1024
+RATIO_FREE: Final = 1024 * 1024
 """Decoded bytes before the ratio counts: a repetitive answer of some thousand chunks is no bomb, and this
-much is decoded within some ten milliseconds."""
+much is decoded within some milliseconds."""
 
 DECODED_MAX: Final = 1024 * 1024 * 1024
 """Decoded bytes of one body: beyond any answer, so that a slow bomb ends."""

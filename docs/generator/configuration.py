@@ -61,6 +61,7 @@ MEANINGS: Final = {
     "upstream_write_timeout_secs": "A provider that does not read",
     "client_head_timeout_secs": "To a complete request head",
     "client_body_timeout_secs": "Silence in a request body",
+    "client_upload_timeout_secs": "All of a request body, however steadily it comes",
     "client_write_timeout_secs": "A caller who does not read",
     "keepalive_timeout_secs": "An idle downstream connection",
     "idle_timeout_secs": "An idle upstream connection; a provider's `Keep-Alive: timeout` shortens it",

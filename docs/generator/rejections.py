@@ -35,6 +35,7 @@ CAUSES: Final = {
     "BODY_TIMEOUT": "silence in a request head or body",
     "UPSTREAM_FAILED": "no look-up, connection or TLS handshake succeeded",
     "UPSTREAM_BROKEN": "the provider's connection ended before its answer began, or the answer is not HTTP/1.1",
+    "UPSTREAM_WITHHELD": "a compressed answer of the provider holds the pool key, or an error cannot be decoded to see",
     "UPSTREAM_TIMEOUT": "the connect or the read timeout",
     "SHUTTING_DOWN": "the drain grace is over",
 }
@@ -63,9 +64,10 @@ CURES: Final = {
     "HOOK": "ask whoever wrote the hook",
     "BODY_RULE": "change the request as the text says, or the setting that asks for it (`include_usage`, `managed_stored_refs`)",
     "UNSUPPORTED_CODING": "send the body as it is, or with gzip or zstd alone",
-    "BODY_TIMEOUT": "look at the network in between, or raise `client_head_timeout_secs` or `client_body_timeout_secs`",
+    "BODY_TIMEOUT": "look at the network in between, or raise `client_head_timeout_secs`, `client_body_timeout_secs` or `client_upload_timeout_secs`",
     "UPSTREAM_FAILED": "`aigw doctor --provider NAME` names the step that fails; the log has the cause beside it",
     "UPSTREAM_BROKEN": "try again; if it happens often on reused connections, lower `idle_timeout_secs` for this provider",
+    "UPSTREAM_WITHHELD": "the fact's `upstream_status` says what it was; the log's `detail`, which of both. Check the pool key first",
     "UPSTREAM_TIMEOUT": "the log's `detail` names the timer: `connect` is the network, `read` a slow model (`read_timeout_secs`)",
     "SHUTTING_DOWN": "try again: another gateway answers. Raise `shutdown_grace_secs` if streams are longer than that",
 }

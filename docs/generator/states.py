@@ -65,6 +65,7 @@ _TIMERS = {
     Timer.KEEPALIVE: ("keepalive", "no further request on an idle connection", "closed"),
     Timer.LINGER: ("linger", "a half-closed caller still sends or does not close", "closed"),
     Timer.CLIENT_BODY: ("client_body", "silence in a request body", "408, or a cut"),
+    Timer.CLIENT_UPLOAD: ("client_upload", "a request body that takes too long in all", "408, or a cut"),
     Timer.OPENING: ("opening", "no answer of the fact sink", "503 without a fact"),
     Timer.CONNECT: ("connect", "no connection: look-up, connect and TLS with all retries", "504"),
     Timer.UPSTREAM_WRITE: ("upstream_write", "the provider does not read", "504, or a cut"),

@@ -104,6 +104,7 @@ def test_defaults_are_those_of_the_reference() -> None:
         "upstream_write_timeout_secs": 60,
         "client_head_timeout_secs": 30,
         "client_body_timeout_secs": 60,
+        "client_upload_timeout_secs": 600,
         "client_write_timeout_secs": 60,
         "keepalive_timeout_secs": 75,
         "idle_timeout_secs": {"default": 30},
@@ -188,6 +189,7 @@ def test_every_number_reaches_its_place_in_the_policy() -> None:
         "upstream_write",
         "client_head",
         "client_body",
+        "client_upload",
         "client_write",
         "keepalive",
     )
@@ -225,7 +227,7 @@ def test_added_provider(tmp_path: Path) -> None:
         [provider_bases]
         local-llm = ["/api/v3"]
         """
-    environ = {"AI_POOL_KEY_LOCAL_LLM": "k1", "AI_POOL_KEY_OPENAI": "k2"}
+    environ = {"AI_POOL_KEY_LOCAL_LLM": "key-one-", "AI_POOL_KEY_OPENAI": "key-two-"}
     settings, warnings = load(toml, environ | {"AI_SIGNING_KEYS": json.dumps({"1": PUBLIC_KEY})}, folder=tmp_path)
     assert warnings == []
     providers = settings.build_policy(generation=4).providers
@@ -233,7 +235,7 @@ def test_added_provider(tmp_path: Path) -> None:
     assert (local.origin.scheme, local.origin.host, local.origin.port) == ("http", "127.0.0.1", 8000)
     assert local.origin.generation == 4
     assert (local.base_url, local.dialect, local.auth_scheme) == ("/api/v3", Dialect.OPENAI, AuthScheme.BEARER)
-    assert local.pool_key == Secret("k1")
+    assert local.pool_key == Secret("key-one-")
     found = local.scope.find(b"/api/v3/chat/completions")
     assert found is not None
     assert local.scope.find(b"/v1/chat/completions") is None
@@ -418,7 +420,14 @@ def test_one_problem(environ: dict[str, str], line: str) -> None:
         ({"AI_LISTEN_ADR": "x"}, "AI_LISTEN_ADR: unknown variable; did you mean AI_LISTEN_ADDR?"),
         ({"AI_POOL_KEY_GROK": "x"}, "AI_POOL_KEY_GROK: no such provider; did you mean AI_POOL_KEY_GROQ?"),
         ({"HTTPS_PROXY": "http://p"}, "HTTPS_PROXY: outbound proxies are not used; providers are reached directly"),
-        ({"AI_POOL_KEY_XAI": "k"}, "signing_keys: is empty, so every virtual key is refused; BYO works"),
+        (
+            {"AI_POOL_KEY_XAI": "a-key-of-some-length"},
+            "signing_keys: is empty, so every virtual key is refused; BYO works",
+        ),
+        (
+            {"AI_SIGNING_KEYS": json.dumps({"1": PUBLIC_KEY}), "AI_POOL_KEY_XAI": "1234567"},
+            "pool_keys.xai: is shorter than 8 bytes, so it is not masked",
+        ),
         ({"AI_SNAPSHOT_PATH": "deny.snapshot"}, "snapshot_path: has no effect while deny_source is none"),
         ({"AI_DENY_FAIL_CLOSED": "1"}, "deny_fail_closed: has no effect while deny_source is none"),
         ({"AI_SIGNING_SEED": "x"}, "AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away"),

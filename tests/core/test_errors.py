@@ -49,6 +49,7 @@ CATALOGUE: dict[str, tuple[int, str, str, str, bool | None, int | None]] = {
     "BODY_TIMEOUT": (408, INVALID, "request_timeout", INVALID, None, None),
     "UPSTREAM_FAILED": (502, "server_error", "upstream_failed", "api_error", None, None),
     "UPSTREAM_BROKEN": (502, "server_error", "upstream_broken", "api_error", None, None),
+    "UPSTREAM_WITHHELD": (502, "server_error", "upstream_withheld", "api_error", False, None),
     "UPSTREAM_TIMEOUT": (504, "server_error", "upstream_timeout", "timeout_error", None, None),
     "SHUTTING_DOWN": (503, "server_error", "shutting_down", "api_error", None, 1),
 }

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import zlib
+from dataclasses import replace
+
 import pytest
 
 from aigw_core.effects import (
@@ -13,14 +18,15 @@ from aigw_core.effects import (
     SendResponseEnd,
     SendResponseHead,
 )
+from aigw_core.encodedanswer import ECHOED, ERROR_HELD_MAX
 from aigw_core.errors import LocalProtocolError
 from aigw_core.exchange_machine import ExchangeMachine
 from aigw_core.facts import Outcome
 from aigw_core.headers import Headers
-from aigw_core.messages import CHUNKED, Framing, HeadNotes, Length, RequestHead, ResponseHead
+from aigw_core.messages import CHUNKED, NO_BODY, Framing, HeadNotes, Length, RequestHead, ResponseHead
 from aigw_core.port import EffectPort
-from aigw_core.timers import Timers
-from tests.core.driver import CHAT, CHAT_STREAM, VIRTUAL_KEY, make_gateway
+from aigw_core.timers import Timer, Timers
+from tests.core.driver import CHAT, CHAT_STREAM, POOL_KEY, VIRTUAL_KEY, make_gateway
 
 HEAD = RequestHead(
     b"POST",
@@ -130,3 +136,177 @@ def test_the_log_of_a_refusal_says_where_the_request_was_to_go(
     assert [(logged.reason, logged.provider, logged.wire, logged.caller) for logged in gateway.stats.failures] == [
         (reason, provider, wire, None)
     ] * 2
+
+
+# Answers that hold the pool key where it cannot be overwritten
+
+GZIP = (b"Content-Encoding", b"gzip")
+ECHO = gzip.compress(b'{"error":{"message":"Incorrect API key: ' + POOL_KEY + b'"}}')
+CLEAN = gzip.compress(b'{"error":{"message":"no such model"}}')
+
+
+def requested(*, done: bool = True) -> tuple[ExchangeMachine, EffectPort]:
+    """The whole request, or its head, has gone upstream."""
+    port = EffectPort()
+    machine = ExchangeMachine(make_gateway(), port, owner=None, timers=Timers(), last_attempt=6)
+    if done:
+        machine.request(HEAD, CHAT, 0.0)
+    else:
+        machine.request_head(replace(HEAD, target=b"/openai/v1/embeddings"), 0.0)
+    opened = port.take()[0]
+    assert isinstance(opened, OpenFact)
+    machine.fact_opened(opened.record.id, 0.0)
+    machine.upstream_connected(7, True, 0.0)
+    port.take()
+    return machine, port
+
+
+def coded(status: int = 401) -> ResponseHead:
+    return ResponseHead(status, b"", Headers.of([GZIP, (b"X-Theirs", b"1")]), CHUNKED)
+
+
+def only(port: EffectPort) -> tuple[EmitFact, ResponseHead, bytes]:
+    """The fact, and an answer of ours that is complete."""
+    effects = port.take()
+    facts = [effect for effect in effects if isinstance(effect, EmitFact)]
+    heads = [effect for effect in effects if isinstance(effect, SendResponseHead)]
+    bodies = [effect for effect in effects if isinstance(effect, SendResponseBody)]
+    assert (len(facts), len(heads), len(bodies), effects[-1] in facts) == (1, 1, 1, False)
+    assert effects[0] is facts[0]
+    assert sum(isinstance(effect, SendResponseEnd) for effect in effects) == 1
+    assert not any(isinstance(effect, CutResponse) for effect in effects)
+    return facts[0], heads[0].head, bodies[0].data
+
+
+@pytest.mark.parametrize("how", ["whole", "in pieces", "byte by byte"])
+def test_a_coded_error_that_holds_the_key_is_replaced(how: str) -> None:
+    machine, port = requested()
+    if how == "whole":
+        machine.response(7, coded(), ECHO, 1.0, reusable=True)
+    else:
+        machine.response_head(7, coded(), 1.0)
+        assert port.take() == []
+        for piece in [ECHO[i : i + 1] for i in range(len(ECHO))] if how == "byte by byte" else [ECHO[:20], ECHO[20:]]:
+            machine.response_body(7, piece, 1.0)
+        machine.response_end(7, 2.0, reusable=True)
+    effect, head, body = only(port)
+    assert head.status == 502
+    assert b"x-theirs" not in head.headers
+    assert json.loads(body)["error"]["code"] == "upstream_withheld"
+    fact = effect.fact
+    assert (fact.outcome, fact.status, fact.upstream_status) == (Outcome.UPSTREAM_ERROR, 502, 401)
+    assert (fact.usage_status, fact.response_bytes) == ("none", 0)
+    assert machine.ended
+    log = machine.gateway.stats.failures[-1]
+    assert log.detail == f"upstream_withheld: {ECHOED}"
+
+
+def test_a_coded_error_without_the_key_goes_as_it_is_once_it_is_over() -> None:
+    machine, port = requested()
+    machine.response_head(7, coded(429), 1.0)
+    machine.response_body(7, CLEAN[:9], 1.0)
+    machine.response_body(7, CLEAN[9:], 1.0)
+    assert port.take() == []
+    machine.response_end(7, 2.0, reusable=True)
+    emitted, head, body, end, released = port.take()
+    assert isinstance(emitted, EmitFact)
+    assert isinstance(head, SendResponseHead)
+    assert head.head.status == 429
+    assert (body, end) == (SendResponseBody(CLEAN), SendResponseEnd())
+    assert isinstance(released, ReleaseUpstream)
+    assert released.reusable
+    fact = emitted.fact
+    assert (fact.outcome, fact.status, fact.upstream_status) == (Outcome.UPSTREAM_ERROR, 429, 429)
+    assert fact.response_bytes == len(CLEAN)
+
+
+def test_a_long_coded_error_goes_on_without_being_held() -> None:
+    noise = gzip.compress(bytes(range(256)) * 300, compresslevel=0)
+    machine, port = requested()
+    machine.response_head(7, coded(), 1.0)
+    machine.response_body(7, noise[:ERROR_HELD_MAX], 1.0)
+    head, body = port.take()
+    assert isinstance(head, SendResponseHead)
+    assert body == SendResponseBody(noise[:ERROR_HELD_MAX])
+    machine.response_body(7, noise[ERROR_HELD_MAX:], 1.0)
+    assert port.take() == [SendResponseBody(noise[ERROR_HELD_MAX:])]
+
+
+def test_a_coded_answer_is_cut_where_the_key_would_be_complete() -> None:
+    coder = zlib.compressobj(wbits=31)
+    first = coder.compress(b'data: {"a":1}\n\n') + coder.flush(zlib.Z_SYNC_FLUSH)
+    second = coder.compress(b'data: {"model":"' + POOL_KEY + b'"}\n\n') + coder.flush(zlib.Z_SYNC_FLUSH)
+    machine, port = requested()
+    machine.response_head(7, coded(200), 1.0)
+    machine.response_body(7, first, 1.0)
+    head, body = port.take()
+    assert isinstance(head, SendResponseHead)
+    assert body == SendResponseBody(first)
+    machine.response_body(7, second, 1.0)
+    emitted, released, cut = port.take()
+    assert isinstance(emitted, EmitFact)
+    assert isinstance(released, ReleaseUpstream)
+    assert isinstance(cut, CutResponse)
+    fact = emitted.fact
+    assert (fact.outcome, fact.status, fact.upstream_status, fact.model) == (Outcome.UPSTREAM_ABORT, 200, 200, None)
+    assert fact.response_bytes == len(first)
+    assert machine.must_close
+
+
+def test_a_coded_answer_that_is_there_whole_is_replaced() -> None:
+    machine, port = requested()
+    machine.response(7, coded(200), gzip.compress(b'{"model":"' + POOL_KEY + b'"}'), 1.0, reusable=True)
+    effect, head, _ = only(port)
+    assert head.status == 502
+    fact = effect.fact
+    assert (fact.outcome, fact.status, fact.upstream_status, fact.model) == (Outcome.UPSTREAM_ABORT, 502, 200, None)
+
+
+@pytest.mark.parametrize("by", ["lost", "timer", "cut"])
+def test_while_an_error_is_held_its_end_is_answered_by_us(by: str) -> None:
+    machine, port = requested()
+    machine.response_head(7, coded(), 1.0)
+    machine.response_body(7, ECHO[:20], 1.0)
+    if by == "lost":
+        machine.upstream_lost(7, 1.0)
+    elif by == "timer":
+        machine.on_timer(Timer.STREAM_IDLE, 700.0)
+    else:
+        machine.cut(None, 1.0)
+    _, head, _ = only(port)
+    assert head.status == {"lost": 502, "timer": 504, "cut": 503}[by]
+    assert machine.ended
+
+
+def test_a_get_whose_error_is_held_is_not_sent_again() -> None:
+    """The connection was used before and broke, but its answer had begun."""
+    port = EffectPort()
+    machine = ExchangeMachine(make_gateway(), port, owner=None, timers=Timers(), last_attempt=6)
+    machine.request_head(RequestHead(b"GET", b"/openai/v1/models", HEAD.headers, NO_BODY), 0.0)
+    machine.request_end(0.0)
+    opened = port.take()[0]
+    assert isinstance(opened, OpenFact)
+    machine.fact_opened(opened.record.id, 0.0)
+    machine.upstream_connected(7, True, 0.0)
+    machine.response_head(7, coded(), 1.0)
+    port.take()
+    machine.upstream_lost(7, 1.0)
+    assert only(port)[1].status == 502
+
+
+def test_a_caller_who_leaves_a_held_error_leaves_nothing_behind() -> None:
+    machine, port = requested()
+    machine.response_head(7, coded(), 1.0)
+    machine.downstream_lost(1.0)
+    (effect,) = [effect for effect in port.take() if isinstance(effect, EmitFact)]
+    assert (effect.fact.outcome, effect.fact.upstream_status) == (Outcome.CLIENT_ABORT, 401)
+
+
+def test_an_early_error_that_is_held_ends_the_request() -> None:
+    machine, port = requested(done=False)
+    machine.response_head(7, coded(), 1.0)
+    machine.request_body(b"more", 1.0)
+    assert port.take() == []
+    assert machine.must_close
+    machine.response_body(7, ECHO, 1.0)
+    assert only(port)[1].status == 502

@@ -1,21 +1,23 @@
-"""What a head becomes on its way through, and the mask over the pool key."""
+"""What a head becomes on its way through, the pool key in it included."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.auth import Authorized, authorize
-from aigw_core.forwarding import KeyMask, downstream_response_head, informational_head, upstream_request_head
+from aigw_core.forwarding import downstream_response_head, informational_head, upstream_request_head
 from aigw_core.headers import Headers
+from aigw_core.keymask import KeyMask
 from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
 from aigw_core.policy import Policy
 from aigw_core.providers import AuthScheme
 from tests.core.driver import BYO_KEY, POOL_KEY, VIRTUAL_KEY, make_gateway, make_policy
-from tests.core.http1.reading import cuts_in, pieces_of
+from tests.core.keyspellings import spelled
 
 Pairs = list[tuple[bytes, bytes]]
 CHAT = b"/openai/v1/chat/completions"
@@ -23,6 +25,7 @@ BEARER = (b"Authorization", b"Bearer " + VIRTUAL_KEY)
 BYO = (b"Authorization", b"Bearer " + BYO_KEY)
 HOST = (b"Host", b"gateway:8080")
 STARS = b"*" * len(POOL_KEY)
+MASK = KeyMask(POOL_KEY)
 ID = (b"x-aigw-request-id", b"id-1")
 
 
@@ -297,9 +300,9 @@ def test_what_is_forwarded_is_what_came_in_its_order(pairs: Pairs, managed: bool
 # The way back
 
 
-def backward(pairs: Pairs, framing: Framing, *, status: int = 200, key: bytes | None = POOL_KEY) -> Pairs:
+def backward(pairs: Pairs, framing: Framing, *, status: int = 200, mask: KeyMask | None = MASK) -> Pairs:
     head = ResponseHead(status, b"OK", Headers.of(pairs), framing)
-    out = downstream_response_head(head, framing, "id-1", key)
+    out = downstream_response_head(head, framing, "id-1", mask)
     assert (out.status, out.reason, out.framing) == (status, b"OK", framing)
     return list(out.headers)
 
@@ -314,8 +317,8 @@ RESPONSE: Pairs = [
 ]
 
 
-@pytest.mark.parametrize("key", [POOL_KEY, None])
-def test_responses_keep_all_but_hop_by_hop_fields(key: bytes | None) -> None:
+@pytest.mark.parametrize("mask", [MASK, None])
+def test_responses_keep_all_but_hop_by_hop_fields(mask: KeyMask | None) -> None:
     dropped = [
         (b"Connection", b"x-hop"),
         (b"X-Hop", b"1"),
@@ -327,7 +330,7 @@ def test_responses_keep_all_but_hop_by_hop_fields(key: bytes | None) -> None:
         (b"X-Aigw-Request-Id", b"forged"),
         (b"x-aigw-other", b"forged"),
     ]
-    assert backward([*dropped[:3], *RESPONSE, *dropped[3:]], CHUNKED, key=key) == [*RESPONSE, ID]
+    assert backward([*dropped[:3], *RESPONSE, *dropped[3:]], CHUNKED, mask=mask) == [*RESPONSE, ID]
 
 
 @pytest.mark.parametrize(
@@ -351,9 +354,9 @@ def test_the_pool_key_is_overwritten_in_heads() -> None:
     pairs = [(b"X-Echo", b"a" + POOL_KEY + b"b" + POOL_KEY), (b"X-Part", POOL_KEY[:-1])]
     masked = [(b"X-Echo", b"a" + STARS + b"b" + STARS), (b"X-Part", POOL_KEY[:-1])]
     assert backward([*pairs, *RESPONSE], CHUNKED) == [*masked, *RESPONSE, ID]
-    assert backward(pairs, CHUNKED, key=None) == [*pairs, ID]
+    assert backward(pairs, CHUNKED, mask=None) == [*pairs, ID]
     head = ResponseHead(401, b"Bad " + POOL_KEY, Headers([]), CHUNKED)
-    assert downstream_response_head(head, CHUNKED, "id-1", POOL_KEY).reason == b"Bad " + STARS
+    assert downstream_response_head(head, CHUNKED, "id-1", MASK).reason == b"Bad " + STARS
     assert head.reason == b"Bad " + POOL_KEY
 
 
@@ -367,66 +370,31 @@ def test_1xx_heads() -> None:
         (b"X-Echo", POOL_KEY),
     ]
     head = ResponseHead(103, b"Early " + POOL_KEY, Headers.of(pairs), NO_BODY)
-    out = informational_head(head, POOL_KEY)
+    out = informational_head(head, MASK)
     assert (out.status, out.reason, out.framing) == (103, b"Early " + STARS, NO_BODY)
     assert list(out.headers) == [pairs[0], (b"X-Echo", STARS)]
     assert list(informational_head(head, None).headers) == [pairs[0], pairs[5]]
 
 
-# The mask
+@pytest.mark.parametrize("change", [bytes.lower, bytes.upper, bytes.title])
+@pytest.mark.parametrize("status", [200, 401])
+def test_the_pool_key_is_overwritten_in_names_whatever_their_case(
+    change: Callable[[bytes], bytes], status: int
+) -> None:
+    name = b"X-" + change(POOL_KEY)
+    masked = [(b"X-" + STARS, b"v"), (b"Via", b"1.1 x")]
+    assert backward([(name, b"v"), (b"Via", b"1.1 x")], CHUNKED, status=status) == [*masked, ID]
+    assert backward([(name, b"v"), (b"Connection", b"x-hop"), (b"Via", b"1.1 x")], CHUNKED) == [*masked, ID]
+    head = ResponseHead(103, b"", Headers.of([(name, b"v")]), NO_BODY)
+    assert list(informational_head(head, MASK).headers) == masked[:1]
 
 
-def masked(key: bytes, pieces: list[bytes]) -> bytes:
-    mask = KeyMask(key)
-    out = b""
-    fed = 0
-    for piece in pieces:
-        out += mask.feed(piece)
-        fed += len(piece)
-        assert fed - len(key) < len(out) <= fed, "no more is held than what could begin a key"
-    return out + mask.finish()
-
-
-@st.composite
-def keys_and_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A key, and a body made of whole keys, their beginnings and ends, and what is near them."""
-    key = draw(st.text("ab*", min_size=1, max_size=4).map(str.encode))
-    parts = [key, key[:-1], key[1:], b"a", b"b", b"*"]
-    return key, b"".join(draw(st.lists(st.sampled_from(parts), max_size=8)))
-
-
-@settings(deadline=None)
-@given(keys_and_bodies(), st.data())
-@example((b"*a", b"*aa"), None)
-def test_masking_does_not_depend_on_the_split(key_and_body: tuple[bytes, bytes], draw: st.DataObject | None) -> None:
-    key, data = key_and_body
-    cuts = [] if draw is None else draw.draw(cuts_in(len(data)))
-    whole = data.replace(key, b"*" * len(key))
-    assert masked(key, list(pieces_of(data, cuts))) == whole
-    assert masked(key, [data[i : i + 1] for i in range(len(data))]) == whole
-    assert masked(key, [data]) == whole
-
-
-@settings(deadline=None)
-@given(st.lists(st.sampled_from([POOL_KEY, POOL_KEY[:9], POOL_KEY[3:], b"x", b"sk-"]), max_size=6), st.data())
-def test_no_piece_ever_shows_the_key(parts: list[bytes], draw: st.DataObject) -> None:
-    data = b"".join(parts)
-    mask = KeyMask(POOL_KEY)
-    shown = b""
-    for piece in pieces_of(data, draw.draw(cuts_in(len(data)))):
-        shown += mask.feed(piece)
-        assert POOL_KEY not in shown
-    shown += mask.finish()
-    assert shown == data.replace(POOL_KEY, STARS)
-    assert len(shown) == len(data)
-
-
-def test_what_cannot_begin_a_key_is_released_at_once() -> None:
-    mask = KeyMask(b"key-1")
-    assert mask.feed(b"{}") == b"{}"
-    assert mask.feed(b"a ke") == b"a "
-    assert mask.feed(b"x") == b"kex"
-    assert mask.feed(b"key-") == b""
-    assert mask.feed(b"2key-1k") == b"key-2*****"
-    assert mask.finish() == b"k"
-    assert mask.finish() == b""
+@pytest.mark.parametrize("text", [text for _, text in spelled(POOL_KEY)])
+def test_the_pool_key_is_overwritten_in_values_in_every_spelling(text: bytes) -> None:
+    pairs = [(b"X-Echo", b"key=" + text + b";"), (b"X-Other", b"100%")]
+    masked = [(b"X-Echo", b"key=" + b"*" * len(text) + b";"), (b"X-Other", b"100%")]
+    assert backward(pairs, CHUNKED) == [*masked, ID]
+    assert backward(pairs, CHUNKED, status=401) == [*masked, ID]
+    assert backward([*pairs, (b"Connection", b"x-hop")], CHUNKED) == [*masked, ID]
+    head = ResponseHead(200, text, Headers.of([]), CHUNKED)
+    assert downstream_response_head(head, CHUNKED, "id-1", MASK).reason == b"*" * len(text)

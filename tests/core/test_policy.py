@@ -29,6 +29,7 @@ def test_defaults_are_those_of_the_configuration_table() -> None:
         "upstream_write": 60.0,
         "client_head": 30.0,
         "client_body": 60.0,
+        "client_upload": 600.0,
         "client_write": 60.0,
         "keepalive": 75.0,
         "opening": 5.0,

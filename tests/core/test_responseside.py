@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import gzip
+import json
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.auth import Authorized, authorize
+from aigw_core.encodedanswer import Withheld
 from aigw_core.headers import Headers
 from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
 from aigw_core.requestside import RequestSide
-from aigw_core.responseside import METER_FEED_MAX, ResponseSide, pool_key_of
+from aigw_core.responseside import METER_FEED_MAX, ResponseSide, mask_of
+from aigw_core.spellings import base64_of
 from tests.core.driver import BYO_KEY, CHAT, CHAT_STREAM, COMPLETION, POOL_KEY, VIRTUAL_KEY, make_gateway, make_policy
 from tests.core.http1.reading import cuts_in, pieces_of
+from tests.core.keyspellings import in_base64, spelled
 
 POLICY = make_policy()
 STARS = b"*" * len(POOL_KEY)
@@ -82,18 +87,80 @@ def test_a_stripped_response_goes_without_length() -> None:
         (VIRTUAL_KEY, 401, b"identity", True),
         (VIRTUAL_KEY, 401, b"Identity", True),
         (VIRTUAL_KEY, 401, b"", True),
-        (VIRTUAL_KEY, 399, None, False),
-        (VIRTUAL_KEY, 200, None, False),
-        (VIRTUAL_KEY, 401, b"br", False),
+        (VIRTUAL_KEY, 399, None, True),
+        (VIRTUAL_KEY, 200, None, True),
+        (VIRTUAL_KEY, 200, b"br", True),
+        (VIRTUAL_KEY, 200, b"compress", True),
+        (BYO_KEY, 200, None, False),
         (BYO_KEY, 401, None, False),
     ],
 )
-def test_the_pool_key_is_masked_in_error_bodies(key: bytes, status: int, encoding: bytes | None, masked: bool) -> None:
+def test_the_pool_key_is_masked_in_bodies(key: bytes, status: int, encoding: bytes | None, masked: bool) -> None:
     pairs = [] if encoding is None else [(b"Content-Encoding", encoding)]
     response, _ = begin(key, CHUNKED, *pairs, status=status)
     relayed = response.feed(ECHO, 1.0) + response.finish()
     assert relayed == (ECHO.replace(POOL_KEY, STARS) if masked else ECHO)
     assert response.relayed == len(ECHO)
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"br", b"compress"])
+def test_an_error_that_cannot_be_read_is_withheld(encoding: bytes) -> None:
+    response, _ = begin(VIRTUAL_KEY, CHUNKED, (b"Content-Encoding", encoding), status=401)
+    assert response.holds_head
+    with pytest.raises(Withheld):
+        response.feed(ECHO, 1.0)
+    assert response.relayed == 0
+    response, _ = begin(BYO_KEY, CHUNKED, (b"Content-Encoding", encoding), status=401)
+    assert not response.holds_head
+    assert response.feed(ECHO, 1.0) == ECHO
+
+
+def test_a_coded_error_goes_with_its_head_once_it_was_looked_at() -> None:
+    response, head = begin(VIRTUAL_KEY, CHUNKED, (b"Content-Encoding", b"gzip"), status=429)
+    body = gzip.compress(b'{"error":{"message":"slow down"}}')
+    assert response.feed(body, 1.0) == b""
+    assert response.finish() == body
+    assert response.take_held_head() is head
+    assert response.take_held_head() is None
+    assert not response.holds_head
+    assert response.relayed == len(body)
+
+
+@pytest.mark.parametrize("text", [text for _, text in (*spelled(POOL_KEY), *in_base64(POOL_KEY))])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_meter_sees_what_the_caller_sees(text: bytes, whole: bool) -> None:
+    """The key as the value of whatever goes into the fact, and as a name in it."""
+    members = b'"model":"%b","service_tier":"%b","id":"x"' % (text, text)
+    usage = b'"usage":{"prompt_tokens":1,"completion_tokens":2,"service_tier":"%b","%b":1,"x":["%b"]}' % (
+        text,
+        text,
+        text,
+    )
+    kind = (b"Content-Type", b"application/json")
+    decision, request = ask(VIRTUAL_KEY)
+    body = b"{%b,%b}" % (members, usage)
+    head = ResponseHead(200, b"", Headers.of([kind]), Length(len(body)))
+    response = ResponseSide()
+    response.begin(head, decision, request.body, "id-1", whole=whole)
+    if whole:
+        relayed = response.whole(body, decision, request.body, 0.0)
+    else:
+        relayed = b"".join([response.feed(body[i : i + 1], 0.0) for i in range(len(body))]) + response.finish()
+    assert len(relayed) == len(body)
+    assert text not in relayed
+    result = response.result or (response.meter and response.meter.result())
+    assert result
+    assert result.tokens == {"input": 1, "output": 2}
+    said = json.dumps(result.usage, ensure_ascii=False) + str(result.model) + str(result.service_tier)
+    assert_unspelled(said)
+    assert "*" * 10 in said
+
+
+def assert_unspelled(said: str) -> None:
+    """The key stands nowhere, whatever is decoded of it."""
+    for shown in (said, unquote(said)):
+        assert POOL_KEY.decode() not in shown
+        assert not any(part.decode() in shown for part in base64_of(POOL_KEY))
 
 
 @settings(deadline=None)
@@ -154,7 +221,8 @@ def test_a_close_delimited_answer_must_look_finished(
     pairs: list[tuple[bytes, bytes]], body: bytes, status: int, short: bool
 ) -> None:
     response, _ = begin(VIRTUAL_KEY, UNTIL_CLOSE, *pairs, status=status)
-    response.feed(body, 0.0)
+    if body:
+        response.feed(body, 0.0)
     response.finish()
     assert response.cut_short is short
 
@@ -167,5 +235,8 @@ def test_where_nothing_is_read_nothing_looks_cut() -> None:
 
 
 def test_the_pool_key_belongs_to_managed_exchanges() -> None:
-    assert pool_key_of(ask(VIRTUAL_KEY)[0]) == POOL_KEY
-    assert pool_key_of(ask(BYO_KEY)[0]) is None
+    mask = mask_of(ask(VIRTUAL_KEY)[0])
+    assert mask is POLICY.providers["openai"].mask
+    assert mask is not None
+    assert mask.whole(POOL_KEY) == STARS
+    assert mask_of(ask(BYO_KEY)[0]) is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 
 from aigw_core.auth import Authorized, authorize
 from aigw_core.facts import OpenRecord, Outcome, UsageFact
 from aigw_core.headers import Headers
+from aigw_core.keymask import KeyMask
 from aigw_core.messages import CHUNKED, Length, RequestHead, ResponseHead
 from aigw_core.requestside import RequestSide
 from aigw_core.responseside import ResponseSide
@@ -42,10 +45,12 @@ ERROR = b'{"error":{"message":"no","type":"server_error","param":null,"code":nul
         ([(b"x-request-id", b"r" * 257)], "r" * 256),
         ([(b"x-request-id", b"a" + POOL_KEY), (b"request-id", b"b")], "b"),
         ([(b"x-request-id", b"r" * 250 + POOL_KEY)], None),
+        ([(b"x-request-id", base64.b64encode(b"Bearer " + POOL_KEY)), (b"request-id", b"b")], "b"),
+        ([(b"x-request-id", b"%73" + POOL_KEY[1:])], None),
     ],
 )
 def test_the_providers_request_id(pairs: list[tuple[bytes, bytes]], found: str | None) -> None:
-    assert upstream_request_id(ResponseHead(200, b"", Headers.of(pairs), CHUNKED), POOL_KEY) == found
+    assert upstream_request_id(ResponseHead(200, b"", Headers.of(pairs), CHUNKED), KeyMask(POOL_KEY)) == found
 
 
 def test_without_a_pool_key_every_id_counts() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from aigw_core import auth, exchange_requests, forwarding
+from aigw_core import auth, exchange_requests, forwarding, keymask
 from aigw_core.clock import Ids
 from aigw_core.connection import Connection
 from aigw_core.denyset import DenyReason, DenyScope, DenySet
@@ -271,7 +271,10 @@ def _virtual_key_travels() -> list[Undo]:
 
 
 def _pool_key_shown() -> list[Undo]:
-    return [_patch(forwarding.KeyMask, "feed", lambda _, data: data)]
+    return [
+        _patch(keymask.MaskedBody, "feed", lambda _, data: data),
+        _patch(keymask.KeyMask, "whole", lambda _, data: data),
+    ]
 
 
 def _usage_event_kept() -> list[Undo]:

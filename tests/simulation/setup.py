@@ -28,6 +28,7 @@ TIMEOUTS: Final = Timeouts(
     upstream_write=0.8,
     client_head=1.0,
     client_body=0.9,
+    client_upload=30.0,
     client_write=0.7,
     keepalive=1.5,
     opening=0.9,

@@ -50,7 +50,11 @@ class Run:
         self.meter.request_bytes_hint = request_bytes
         self.meter.response_head(status, content_type, content_encoding)
         pieces = [pieces] if isinstance(pieces, bytes) else pieces
-        self.relayed = b"".join(self.meter.feed(piece) for piece in pieces)
+        self.relayed = b""
+        for piece in pieces:
+            self.relayed += self.meter.feed(piece)
+            while self.meter.is_unread:
+                self.meter.resume()
         if clean is not None:
             self.relayed += self.meter.finish(clean)
         self.result: MeterResult = self.meter.result()

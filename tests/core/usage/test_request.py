@@ -787,7 +787,7 @@ def test_a_member_that_differs_in_case_alone_is_400(rules: BodyRules, member: by
 
 
 @pytest.mark.parametrize(
-    "options", [b'{"include_usage":false}', b'{"include_usage":null,"x":1}', b'{"include_usage":0}']
+    "options", [b'{"include_usage":false}', b'{"include_usage":null,"x":1}', b'{"include_usage":"no"}']
 )
 def test_an_option_that_says_no_is_made_true_where_none_is_added(options: bytes) -> None:
     rules = replace(INJECT, adds_option=False)
@@ -799,6 +799,8 @@ def test_an_option_that_says_no_is_made_true_where_none_is_added(options: bytes)
             asks = sent.root["stream_options"]
             assert isinstance(asks, dict)
             assert (asks["include_usage"] is True) == changes
+    short = b'{"stream":true,"stream_options":{"include_usage":0},"x":"' + b"y" * 70_000 + b'"}'
+    assert_refused(Sent(rules, short), 400, "stream_options")  # its length is promised before it is read
     for body in (b'{"stream":true}', b'{"stream":true,"stream_options":{}}', b'{"stream":true,"stream_options":null}'):
         for sent in each_way(rules, body):
             assert (sent.out.rstrip(), sent.body.injected) == (body, False)
