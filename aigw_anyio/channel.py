@@ -94,6 +94,16 @@ class Channel:
             raise self._failure
 
     @property
+    def peer_address(self) -> str | None:
+        """The IP address at the other end; None where the stream knows none."""
+        try:
+            name = self._stream.extra(SocketAttribute.remote_address, None)
+        except OSError:
+            # Gone already.
+            return None
+        return str(name[0]) if isinstance(name, tuple) else None
+
+    @property
     def is_open(self) -> bool:
         return not self._closed
 

@@ -64,7 +64,7 @@ class StreamDriver:
     def __init__(self, shared: Surroundings, channel: Channel) -> None:
         self._shared = shared
         self._sink = shared.sink
-        self.machine = Connection(shared.gateway, anyio.current_time())
+        self.machine = Connection(shared.gateway, anyio.current_time(), peer=channel.peer_address)
         self.machine.context = self
         self._down = channel
         channel.on_data, channel.on_gone, channel.on_edge = self._arrived, self._gone, self._edge

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aigw_anyio.connecting import ConnectFailed
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import Reading
-from aigw_asyncio.sockets import reset, tune
+from aigw_asyncio.sockets import peer_address, reset, tune
 from aigw_asyncio.upstream import Upstream
 from aigw_core.connection import Connection
 from aigw_core.effects import (
@@ -67,11 +67,10 @@ class Downstream(Reading):
         self._sink = plane.sink
         self._failures = plane.failures
         self._loop_time = plane.loop_time
-        self._now = self._loop_time()
+        self._now = 0.0
         """The time at which effects are carried out."""
-        self.machine = Connection(plane.gateway, self._now)
-        self.machine.context = self
-        self._timers = self.machine.timers
+        self.machine: Connection
+        """There as soon as the caller's address is known."""
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._upstream: Upstream | None = None
@@ -89,6 +88,10 @@ class Downstream(Reading):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: the transports of uvloop do not inherit from asyncio's.
         self._transport = transport = cast(asyncio.Transport, transport)
+        self._now = self._loop_time()
+        self.machine = Connection(self._plane.gateway, self._now, peer=peer_address(transport))
+        self.machine.context = self
+        self._timers = self.machine.timers
         if not self._plane.admit(self):
             transport.abort()
             return

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 from aigw_core.credentials import Credential, find_credential
 from aigw_core.denyset import DenyReason, DenySet
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection
-from aigw_core.keys import VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
+from aigw_core.keys import KeyFault, VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
 from aigw_core.limiter import Aggregate, Limiter
 from aigw_core.messages import Length, RequestHead
+from aigw_core.peers import Peer, has_room, take
 from aigw_core.policy import Policy, ProviderPolicy
 from aigw_core.routing import Route, bare_dialect, dialect_of, split_target
 from aigw_core.wires import Wire
@@ -139,8 +140,10 @@ def _foreign_key(credential: Credential, route: Route, policy: Policy) -> Reject
     return None
 
 
-def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> Authorized | Refused:
-    """Decides over one request head; ``now`` is monotonic seconds."""
+def authorize(
+    head: RequestHead, policy: Policy, shared: Shared, now: float, peer: Peer | None = None
+) -> Authorized | Refused:
+    """Decides over one request head; ``now`` is monotonic seconds, ``peer`` the connection that it came on."""
     notes = head.notes
     if notes is not None:
         known = notes.auth
@@ -149,7 +152,7 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
             if again is not None and again.caller is not None and policy.on_admission is None:
                 verdict = _judge_again(head, again, again.caller, known, shared, now)
             else:
-                verdict = _judge(head, known, shared, now)
+                verdict = _judge(head, known, shared, now, peer)
             return _refused(verdict, known.route) if isinstance(verdict, Rejection) else verdict
     credential = find_credential(head.headers, head.target)
     value = credential.value if isinstance(credential, Credential) else b""
@@ -164,7 +167,7 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
     known = _Known(policy, credential, route, fingerprint(credential.value, shared.hash_key), websocket)
     if notes is not None:
         notes.auth = known
-    verdict = _judge(head, known, shared, now)
+    verdict = _judge(head, known, shared, now, peer)
     return _refused(verdict, route) if isinstance(verdict, Rejection) else verdict
 
 
@@ -175,13 +178,13 @@ def _refused(rejection: Rejection, route: Route) -> Refused:
 _NO_CREDENTIAL = "No API key was given: send it as `Authorization: Bearer` or `x-api-key`."
 
 
-def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Authorized | Rejection:
+def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: Peer | None) -> Authorized | Rejection:
     policy, route = known.policy, known.route
     if route.bare and not known.credential.managed:
         foreign = _foreign_key(known.credential, route, policy)
         if foreign is not None:
             return foreign
-    caller = _limit_and_verify(head, policy, shared, known.credential, known.mark, int(now))
+    caller = _limit_and_verify(head, known, shared, int(now), peer)
     if isinstance(caller, Rejection):
         return caller
     if caller is not None and (denied := check_deny(caller, policy, shared)) is not None:
@@ -234,15 +237,15 @@ def _out_of_scope(head: RequestHead, authorized: Authorized) -> Rejection | None
 
 
 def _limit_and_verify(
-    head: RequestHead, policy: Policy, shared: Shared, credential: Credential, mark: bytes, window: int
+    head: RequestHead, about: _Known, shared: Shared, window: int, peer: Peer | None
 ) -> VirtualKey | Rejection | None:
-    """Steps 4 to 6: None for BYO, the key for managed callers. ``mark`` is the credential's fingerprint."""
-    limiter = shared.limiter
-    known: VirtualKey | None = None
+    """Steps 4 to 6: None for BYO, the key for managed callers."""
+    policy, credential, mark, limiter = about.policy, about.credential, about.mark, shared.limiter
+    caller: VirtualKey | None = None
     parsed = None
     if credential.managed:
-        known = policy.keyring.lookup(mark)
-        if known is None:
+        caller = policy.keyring.lookup(mark)
+        if caller is None:
             try:
                 parsed = parse_virtual_key(credential.value)
             except VirtualKeyError:
@@ -250,19 +253,27 @@ def _limit_and_verify(
     if not limiter.allow(mark, policy.rate_limit_rps, window):
         return Rejection(Reason.RATE_LIMITED, detail="key")
     if not credential.managed:
-        if not limiter.allow_aggregate(Aggregate.BYO, policy.byo_rate_limit_rps, window):
+        limit = policy.byo_rate_limit_rps
+        if not has_room(peer, limiter, Aggregate.BYO, limit, window):
             return Rejection(Reason.RATE_LIMITED, detail="byo")
-    elif parsed is not None and not limiter.allow_aggregate(
-        Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window
+        take(peer, limiter, Aggregate.BYO, limit, window)
+    elif (
+        # The limit is there for signature work, of which a key of an unknown kid costs none.
+        parsed is not None
+        and policy.keyring.knows(parsed.claimed.kid)
+        and not has_room(peer, limiter, Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window)
     ):
         return Rejection(Reason.RATE_LIMITED, detail="unverified")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
         return _too_large(policy)
     if parsed is None:
-        return known
+        return caller
     try:
         return policy.keyring.verify(parsed, mark)
-    except VirtualKeyError:
+    except VirtualKeyError as error:
+        if error.fault is KeyFault.BAD_SIGNATURE:
+            # A key that holds is charged nothing: it is known from now on.
+            take(peer, limiter, Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window)
         return Rejection(Reason.BAD_KEY)
 
 

@@ -63,6 +63,7 @@ class ConnectionBase:
         "_last_attempt",
         "_memo",
         "_out",
+        "_peer",
         "_request",
         "_searched",
         "_state",
@@ -73,8 +74,10 @@ class ConnectionBase:
         "timers",
     )
 
-    def __init__(self, gateway: Gateway, now: float) -> None:
+    def __init__(self, gateway: Gateway, now: float, *, peer: str | bytes | None = None) -> None:
+        """``peer`` is the caller's address as text; without it limits that strangers share have no shares."""
         self._gateway = gateway
+        self._peer = gateway.peer(peer)
         gateway.stats.connections_total += 1
         self.context: object = None
         """For the driver's own use."""

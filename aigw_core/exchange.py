@@ -29,9 +29,18 @@ class Exchange:
     __slots__ = ("__weakref__", "_machine", "_port")
 
     def __init__(
-        self, gateway: Gateway, *, owner: Cuttable | None = None, timers: Timers | None = None, last_attempt: int = 0
+        self,
+        gateway: Gateway,
+        *,
+        owner: Cuttable | None = None,
+        timers: Timers | None = None,
+        last_attempt: int = 0,
+        peer: str | bytes | None = None,
     ) -> None:
-        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
+
+        ``peer`` is the caller's address as text; without it limits that strangers share have no shares.
+        """
         self._port = EffectPort()
         self._machine = ExchangeMachine(
             gateway,
@@ -39,6 +48,7 @@ class Exchange:
             owner=owner,
             timers=timers if timers is not None else Timers(),
             last_attempt=last_attempt,
+            peer=gateway.peer(peer),
         )
 
     # What a driver reads

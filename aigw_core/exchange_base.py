@@ -17,6 +17,7 @@ from aigw_core.errors import Dialect, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable
 from aigw_core.http1.shapes import ResponseShapes
+from aigw_core.peers import Peer
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
@@ -61,13 +62,23 @@ class ExchangeBase:
         "inbound",
         "must_close",
         "outbound",
+        "peer",
         "port",
         "state",
         "timers",
     )
 
-    def __init__(self, gateway: Gateway, port: Port, owner: Cuttable | None, timers: Timers, last_attempt: int) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        port: Port,
+        owner: Cuttable | None,
+        timers: Timers,
+        last_attempt: int,
+        peer: Peer | None = None,
+    ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        self.peer = peer
         self.gateway = gateway
         self.state: ExchangeState = states.NEW
         self.timers = timers

@@ -10,6 +10,7 @@ from aigw_core.denyset import DenyChange, DenyReason, DenyScope, DenySet
 from aigw_core.keys import VirtualKey, fingerprint
 from aigw_core.limiter import Limiter
 from aigw_core.origin import Origin
+from aigw_core.peers import Peer
 from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
@@ -88,11 +89,16 @@ class Gateway:
             self.deny_confirmed_at -= jump
         return jump > CLOCK_JUMP_MAX
 
+    def peer(self, address: str | bytes | None) -> Peer | None:
+        """What counts a new connection from this address; None where it is not known."""
+        return Peer(address, self.hash_key) if address else None
+
     def new_id(self, now: float) -> str:
         return self.ids.make(self.clock.wall_ms(now))
 
     def reload(self, policy: Policy) -> list[object]:
         """Swaps the policy whole; running exchanges keep theirs. Returns idle connections to close."""
+        policy.keyring.take_over(self.policy.keyring)
         self.policy = policy
         keep: set[Origin] = {provider.origin for provider in policy.providers.values()}
         return self.pool.retire(keep)

@@ -21,6 +21,7 @@ from aigw_core.http1.memo import HeadMemo
 from aigw_core.keys import KeyRing, VirtualKey, fingerprint, mint_virtual_key
 from aigw_core.limiter import Aggregate
 from aigw_core.messages import CHUNKED, Framing, Length, RequestHead
+from aigw_core.peers import Peer
 from aigw_core.policy import Policy, ProviderPolicy
 from aigw_core.providers import PROVIDERS
 from aigw_core.routing import Route
@@ -216,6 +217,7 @@ BYO_STEPS: list[tuple[Fault, Reason]] = [
 EXCLUSIVE: list[set[Fault]] = [
     {no_credential, malformed_key, bad_signature, unknown_kid, foreign_key},
     {no_credential, conflicting_keys},
+    {unverified_limit, unknown_kid},
     {misplaced_key, conflicting_keys},
     {unknown_route, out_of_scope, foreign_key},
     {out_of_scope, wrong_method},
@@ -507,10 +509,40 @@ def test_signatures_of_strangers_are_limited_as_a_whole() -> None:
     gateway = make_gateway(make_policy(unverified_rate_limit_rps=2))
     assert reason_of(request(), gateway) is None
     assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
+    assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
     assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.RATE_LIMITED
     assert reason_of(request(key=VIRTUAL_KEY_V2), gateway) is Reason.RATE_LIMITED
     assert [reason_of(request(), gateway) for _ in range(5)] == [None] * 5
     assert gateway.policy.keyring.cached == 1, "only what verified is remembered"
+
+
+def test_keys_that_hold_and_keys_of_unknown_kids_use_nothing_up() -> None:
+    gateway = make_gateway(make_policy(unverified_rate_limit_rps=1))
+    keys = [mint_virtual_key(SEED, kid=1, tenant_id=1, vpc_id=2, key_id=n).encode() for n in range(5)]
+    assert [reason_of(request(key=key), gateway) for key in keys] == [None] * 5
+    assert [reason_of(request(key=UNKNOWN_KID), gateway) for _ in range(5)] == [Reason.BAD_KEY] * 5
+    assert gateway.limiter.room(Aggregate.UNVERIFIED, 1, 0) == 1
+    assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
+    assert gateway.limiter.room(Aggregate.UNVERIFIED, 1, 0) == 0
+    assert reason_of(request(key=UNKNOWN_KID), gateway) is Reason.BAD_KEY, "not even where nothing is left"
+
+
+@pytest.mark.parametrize("key", [BAD_SIGNATURE, BYO_KEY])
+def test_limits_of_strangers_have_shares_by_address_and_connection(key: bytes) -> None:
+    """Of 100: half for an address, a fifth of that for a connection; nobody else is refused for it."""
+    gateway = make_gateway(make_policy(unverified_rate_limit_rps=100, byo_rate_limit_rps=100))
+
+    def passes(peer: Peer | None) -> bool:
+        decision = authorize(request(key=key), gateway.policy, gateway, 0.0, peer)
+        return isinstance(decision, Authorized) or decision.rejection.reason is not Reason.RATE_LIMITED
+
+    one, other = gateway.peer("192.0.2.1"), gateway.peer("192.0.2.1")
+    assert sum(passes(one) for _ in range(100)) == 10
+    assert passes(other), "another connection of the same address"
+    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(100)) == 50 - 11, "connections used once each"
+    assert not passes(gateway.peer(b"192.0.2.1"))
+    assert passes(gateway.peer("192.0.2.2"))
+    assert passes(None), "of an unknown address the sum alone counts"
 
 
 def test_malformed_keys_cost_nobody_anything() -> None:
