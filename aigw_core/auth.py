@@ -254,9 +254,12 @@ def _limit_and_verify(
         return Rejection(Reason.RATE_LIMITED, detail="key")
     if not credential.managed:
         limit = policy.byo_rate_limit_rps
-        if not has_room(peer, limiter, Aggregate.BYO, limit, window):
+        if not (
+            limiter.allow_aggregate(Aggregate.BYO, limit, window)
+            if peer is None
+            else peer.allow(limiter, Aggregate.BYO, limit, window)
+        ):
             return Rejection(Reason.RATE_LIMITED, detail="byo")
-        take(peer, limiter, Aggregate.BYO, limit, window)
     elif (
         # The limit is there for signature work, of which a key of an unknown kid costs none.
         parsed is not None

@@ -15,6 +15,9 @@ from aigw_core.limiter import COUNT_MAX, Aggregate, Limiter
 CONNECTION_SHARE_MAX: Final = 4
 """A connection takes less than this fraction (1/4) of what its address may still take: a connection carries one request
 at a time, so a hundred a second, which is what is left of the default limits, is more than a model answers."""
+UNSHARED: Final = 16
+"""Of so many parts of a limit the first is not shared out: ordinary traffic stays within it, and costs no more than it
+would without shares."""
 PREFIX_SIZE: Final = 8
 """Bytes of an IPv6 address that count: a /64 is the least that one customer gets (RFC 6177)."""
 
@@ -56,6 +59,19 @@ class Peer:
         # Each request makes one more taken and one less free, so the two meet half-way.
         left = (free - taken + 1) // 2
         return self._window != window or self._taken[aggregate] * CONNECTION_SHARE_MAX < left
+
+    def allow(self, limiter: Limiter, aggregate: Aggregate, limit: int, window: int) -> bool:
+        """Whether one more request passes; counts it if it does. ``limit`` 0 is off, and counts nothing.
+
+        The first sixteenth of the limit belongs to nobody: while no more is used, no share can be exceeded. So with k
+        addresses 15/16 of limit / (k + 1) are left.
+        """
+        if limiter.allow_aggregate(aggregate, (limit + UNSHARED - 1) // UNSHARED, window):
+            return True
+        if not self.may_take(limiter, aggregate, limit, window):
+            return False
+        self.take(limiter, aggregate, window)
+        return True
 
     def take(self, limiter: Limiter, aggregate: Aggregate, window: int) -> None:
         """Counts one request."""

@@ -527,8 +527,8 @@ def test_keys_that_hold_and_keys_of_unknown_kids_use_nothing_up() -> None:
     assert reason_of(request(key=UNKNOWN_KID), gateway) is Reason.BAD_KEY, "not even where nothing is left"
 
 
-@pytest.mark.parametrize("key", [BAD_SIGNATURE, BYO_KEY])
-def test_limits_of_strangers_have_shares_by_address_and_connection(key: bytes) -> None:
+@pytest.mark.parametrize(("key", "unshared"), [(BAD_SIGNATURE, 0), (BYO_KEY, 7)])
+def test_limits_of_strangers_have_shares_by_address_and_connection(key: bytes, unshared: int) -> None:
     """Of 100: half for an address, a fifth of that for a connection; nobody else is refused for it."""
     gateway = make_gateway(make_policy(unverified_rate_limit_rps=100, byo_rate_limit_rps=100))
 
@@ -536,10 +536,12 @@ def test_limits_of_strangers_have_shares_by_address_and_connection(key: bytes) -
         decision = authorize(request(key=key), gateway.policy, gateway, 0.0, peer)
         return isinstance(decision, Authorized) or decision.rejection.reason is not Reason.RATE_LIMITED
 
-    one, other = gateway.peer("192.0.2.1"), gateway.peer("192.0.2.1")
+    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(unshared)) == unshared
+    one = gateway.peer("192.0.2.1")
+    half = (100 - unshared + 1) // 2
     assert sum(passes(one) for _ in range(100)) == 10
-    assert passes(other), "another connection of the same address"
-    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(100)) == 50 - 11, "connections used once each"
+    assert passes(gateway.peer("192.0.2.1")), "another connection of the same address"
+    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(100)) == half - 11, "connections used once each"
     assert not passes(gateway.peer(b"192.0.2.1"))
     assert passes(gateway.peer("192.0.2.2"))
     assert passes(None), "of an unknown address the sum alone counts"
