@@ -6,6 +6,7 @@ Of a head that is repeated only what may come out otherwise is decided again: li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Protocol
 
 from aigw_core.credentials import Credential, find_credential
@@ -15,8 +16,9 @@ from aigw_core.keys import KeyFault, VirtualKey, VirtualKeyError, fingerprint, p
 from aigw_core.limiter import Aggregate, Limiter
 from aigw_core.messages import Length, RequestHead
 from aigw_core.peers import Peer, has_room, take
-from aigw_core.policy import Policy, ProviderPolicy
+from aigw_core.policy import Byo, Policy, ProviderPolicy
 from aigw_core.routing import Route, bare_dialect, dialect_of, split_target
+from aigw_core.strangers import Strangers
 from aigw_core.wires import Wire
 
 ROUTES_MAX: Final = 1_024
@@ -30,6 +32,7 @@ class Shared(Protocol):
 
     limiter: Limiter
     deny: DenySet
+    strangers: Strangers
     hash_key: bytes
 
     def deny_unready(self) -> bool: ...
@@ -43,6 +46,10 @@ class Authorized:
     """None: BYO."""
     route: Route
     provider: ProviderPolicy
+    credential: bytes = b""
+    """Of BYO: what providers' verdicts are remembered by."""
+    proven_until: float = 0.0
+    """Of BYO: until when it need not be noted again that the provider accepts the credential."""
     identity: str | None = None
     """What facts say of caller and route, encoded once: a repeated request is authorized by the same object."""
 
@@ -161,6 +168,8 @@ def authorize(
         return route
     if isinstance(credential, Rejection):
         return _refused(credential, route)
+    if policy.byo is Byo.REFUSE and (credential is None or not credential.managed):
+        return _refused(Rejection(Reason.VIRTUAL_KEY_NEEDED), route)
     if credential is None:
         return _refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route)
     websocket = b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade")
@@ -184,6 +193,11 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: P
         foreign = _foreign_key(known.credential, route, policy)
         if foreign is not None:
             return foreign
+    if not known.credential.managed and shared.strangers.waits:
+        address = None if peer is None else peer.mark(Aggregate.BYO)
+        seconds = shared.strangers.wait(_stranger(known), address, now)
+        if seconds > 0:
+            return Rejection(Reason.KEYS_REFUSED, retry_after=ceil(seconds))
     caller = _limit_and_verify(head, known, shared, int(now), peer)
     if isinstance(caller, Rejection):
         return caller
@@ -194,6 +208,8 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: P
         if known.websocket:
             return Rejection(Reason.UPGRADE)
         authorized = Authorized(caller, route, policy.providers[route.provider])
+        if caller is None:
+            authorized.credential = _stranger(known)
         rejection = _out_of_scope(head, authorized)
         if rejection is not None:
             return rejection
@@ -203,6 +219,11 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: P
         if refused is not None:
             return refused
     return authorized
+
+
+def _stranger(known: _Known) -> bytes:
+    """A credential as it is known to the provider that it is sent to: another may accept or refuse the same one."""
+    return known.mark + known.route.provider.encode()
 
 
 def _judge_again(

@@ -14,6 +14,7 @@ from aigw_core.peers import Peer
 from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
+from aigw_core.strangers import Strangers
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
@@ -62,6 +63,8 @@ class Gateway:
         self.deny_confirmed_at: float | None = None
         """Monotonic seconds at which the feed last knew that it was current; None without a feed."""
         self.pool: UpstreamPool[object] = UpstreamPool(max_idle=pool_max_idle)
+        self.strangers = Strangers()
+        """What providers said of callers' own keys."""
         self.stats = Stats()
         self.draining = False
         self.active = 0

@@ -10,6 +10,7 @@ from aigw_core.http1.shapes import JSON_LABEL
 from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
 from aigw_core.requestbody import ManagedBody
 from aigw_core.settlement import upstream_request_id
+from aigw_core.strangers import FORBIDDEN_STATUS, JUDGED_SIZE
 from aigw_core.usage.answer import read_answer
 from aigw_core.usage.meter import Meter, MeterResult
 from aigw_core.wires import Wire
@@ -29,6 +30,7 @@ class ResponseSide:
         "_mask",
         "_opaque",
         "begun",
+        "first",
         "informational",
         "left_at",
         "meter",
@@ -47,6 +49,8 @@ class ResponseSide:
         self.upstream_status: int | None = None
         self.upstream_id: str | None = None
         self.ttft_at: float | None = None
+        self.first: bytes
+        """There once bytes of a 403's body have come, the first of them: they may say that it is about the key."""
         self.relayed = 0
         """Body bytes for the caller."""
         self.left_at: int | None = None
@@ -125,6 +129,8 @@ class ResponseSide:
         """What may be relayed now."""
         if self.ttft_at is None:
             self.ttft_at = now
+            if self.upstream_status == FORBIDDEN_STATUS:
+                self.first = data[:JUDGED_SIZE]
         meter = self.meter
         if meter is not None:
             if len(data) <= METER_FEED_MAX:

@@ -17,6 +17,7 @@ from aigw_anyio.nats.options import parse_nats_url
 from aigw_anyio.settings.fields import shown
 from aigw_anyio.settings.model import DEFAULT, DenySource, FactSinkKind, Settings
 from aigw_core.origin import Origin, parse_origin
+from aigw_core.policy import Byo
 from aigw_core.providers import PROVIDERS
 
 Label = Callable[..., str]
@@ -65,7 +66,9 @@ def cross_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     ]
     if environ.get("AI_SIGNING_SEED"):
         found.append("AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away from it")
-    if settings.pool_keys and not settings.signing_keys:
+    if settings.byo is Byo.REFUSE and not settings.signing_keys:
+        found.append("byo: is refuse while signing_keys is empty, so every request is refused")
+    elif settings.pool_keys and not settings.signing_keys:
         found.append("signing_keys: is empty, so every virtual key is refused; BYO works")
     if settings.snapshot_path is not None and settings.effective_deny_source is DenySource.NONE:
         found.append("snapshot_path: has no effect while deny_source is none")

@@ -49,6 +49,7 @@ MEANINGS: Final = {
     "managed_drop_headers": "Headers removed for managed callers, since they choose scope within the pool key's account",
     "managed_drop_betas": "`anthropic-beta` tokens removed for managed callers",
     "cut_streams_on": "Deny reasons that also end running streams",
+    "byo": "Whether callers may bring a provider's key of their own; `refuse` answers 401 to whoever has no virtual key",
     "rate_limit_rps": "For each credential",
     "byo_rate_limit_rps": "For all BYO callers together, with [shares](#shares-of-a-limit)",
     "unverified_rate_limit_rps": "For all virtual keys whose signature does not hold, with [shares](#shares-of-a-limit); asked before any signature work",

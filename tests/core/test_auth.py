@@ -22,11 +22,12 @@ from aigw_core.keys import KeyRing, VirtualKey, fingerprint, mint_virtual_key
 from aigw_core.limiter import Aggregate
 from aigw_core.messages import CHUNKED, Framing, Length, RequestHead
 from aigw_core.peers import Peer
-from aigw_core.policy import Policy, ProviderPolicy
+from aigw_core.policy import Byo, Policy, ProviderPolicy
 from aigw_core.providers import PROVIDERS
 from aigw_core.routing import Route
 from aigw_core.secrets import Secret
 from aigw_core.stats import LIMITS
+from aigw_core.strangers import REFUSALS_MAX
 from aigw_core.wires import Wire
 from tests.core.driver import BYO_KEY, SEED, VIRTUAL_KEY, VIRTUAL_KEY_V2, make_gateway, make_policy
 
@@ -118,6 +119,19 @@ def misplaced_key(attempt: Attempt) -> None:
     attempt.fields.append((b"x-other", VIRTUAL_KEY))
 
 
+def virtual_keys_only(attempt: Attempt) -> None:
+    attempt.changes["byo"] = Byo.REFUSE
+
+
+def refused_by_provider(attempt: Attempt) -> None:
+    def refuse(gateway: Gateway) -> None:
+        credential = fingerprint(attempt.key, gateway.hash_key) + b"openai"
+        for _ in range(REFUSALS_MAX + 1):
+            gateway.strangers.refused(credential, None, 0.0, 0.0)
+
+    attempt.prepare.append(refuse)
+
+
 def foreign_key(attempt: Attempt) -> None:
     attempt.key, attempt.target = b"gsk_1", b"/v1/chat/completions"
 
@@ -206,8 +220,10 @@ MANAGED_STEPS: list[tuple[Fault, Reason]] = [
 BYO_STEPS: list[tuple[Fault, Reason]] = [
     (unknown_route, Reason.UNKNOWN_ROUTE),
     (misplaced_key, Reason.MISPLACED_KEY),
+    (virtual_keys_only, Reason.VIRTUAL_KEY_NEEDED),
     (no_credential, Reason.NO_CREDENTIAL),
     (foreign_key, Reason.WRONG_PROVIDER),
+    (refused_by_provider, Reason.KEYS_REFUSED),
     (own_limit, Reason.RATE_LIMITED),
     (byo_limit, Reason.RATE_LIMITED),
     (too_large, Reason.TOO_LARGE),
@@ -273,6 +289,40 @@ def test_what_concerns_virtual_keys_leaves_byo_alone(fault: Fault) -> None:
     attempt = Attempt(key=BYO_KEY)
     fault(attempt)
     assert attempt.run() is None
+
+
+@pytest.mark.parametrize("fault", [virtual_keys_only, refused_by_provider])
+def test_what_concerns_byo_leaves_virtual_keys_alone(fault: Fault) -> None:
+    attempt = Attempt()
+    fault(attempt)
+    assert attempt.run() is None
+
+
+def test_a_credential_waits_where_it_was_refused_and_says_how_long() -> None:
+    gateway = make_gateway()
+    credential = fingerprint(BYO_KEY, gateway.hash_key) + b"openai"
+    for now in range(REFUSALS_MAX + 3):
+        gateway.strangers.refused(credential, None, float(now), float(now))
+    decision = decide(request(key=BYO_KEY), gateway, 7.5)
+    assert isinstance(decision, Refused)
+    assert (decision.rejection.reason, decision.rejection.retry_after) == (Reason.KEYS_REFUSED, 3)
+    assert reason_of(request(b"/groq/v1/chat/completions", key=BYO_KEY), gateway, 7.5) is None, "elsewhere it may hold"
+    assert reason_of(request(key=BYO_KEY), gateway, 10.0) is None
+
+
+def test_an_address_waits_for_the_keys_that_came_from_it() -> None:
+    gateway = make_gateway()
+    peer, other = gateway.peer("192.0.2.1"), gateway.peer("192.0.2.2")
+    assert peer is not None
+    for number in range(REFUSALS_MAX + 1):
+        gateway.strangers.refused(b"%d" % number, peer.mark(Aggregate.BYO), 0.0, 0.0)
+
+    def reason(key: bytes, one: Peer | None) -> Reason | None:
+        decision = authorize(request(key=key), gateway.policy, gateway, 0.5, one)
+        return decision.rejection.reason if isinstance(decision, Refused) else None
+
+    assert [reason(BYO_KEY, one) for one in (peer, other, None)] == [Reason.KEYS_REFUSED, None, None]
+    assert reason(VIRTUAL_KEY, peer) is None
 
 
 def test_the_byo_aggregate_leaves_virtual_keys_alone() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aigw_core.denyset import DenyReason
@@ -25,9 +27,11 @@ from aigw_core.effects import (
 from aigw_core.errors import LocalProtocolError, RemoteProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
+from aigw_core.gateway import Gateway
 from aigw_core.headers import Headers, make_field
 from aigw_core.messages import CHUNKED, NO_BODY, Length, RequestHead, ResponseHead
 from aigw_core.states import ExchangeState
+from aigw_core.strangers import REFUSALS_MAX
 from aigw_core.timers import Timer
 from tests.core.driver import BYO_KEY, CHAT, COMPLETION, POOL_KEY, VIRTUAL_KEY, make_gateway
 
@@ -319,3 +323,58 @@ def test_an_informational_head_with_a_body_is_no_answer(status: int) -> None:
     effects = exchange.response(attempt, odd, COMPLETION, 1.0, reusable=True)
     assert not exchange.ended or next(e.fact.outcome for e in effects if isinstance(e, EmitFact)) != Outcome.COMPLETE
     assert not any(isinstance(effect, ReleaseUpstream) and effect.reusable for effect in effects)
+
+
+def answered(
+    gateway: Gateway, status: int, body: bytes, *, method: bytes = b"POST", key: bytes = BYO_KEY, now: float = 0.0
+) -> None:
+    """One exchange whose answer's body comes behind its head."""
+    exchange = Exchange(gateway, peer="192.0.2.1")
+    sent = b"" if method == b"GET" else CHAT
+    path = b"models" if method == b"GET" else b"chat/completions"
+    effects = exchange.request(replace(request_head(sent, key=key, path=path), method=method), sent, now)
+    attempt = exchange.attempt if key is BYO_KEY else opened(exchange, effects)
+    exchange.upstream_connected(attempt, False, now)
+    exchange.response_head(attempt, ResponseHead(status, b"", Headers.of([]), Length(len(body))), now)
+    for at in range(0, len(body), 30):
+        exchange.response_body(attempt, body[at : at + 30], now)
+    exchange.response_end(attempt, now, reusable=True)
+    assert exchange.ended
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "method", "known"),
+    [
+        (200, b"{}", b"POST", (1, 0)),
+        (200, b"{}", b"GET", (0, 0)),
+        (401, b"{}", b"POST", (0, 2)),
+        (401, b"{}", b"GET", (0, 2)),
+        (403, b'{"error": "this API key is blocked"}', b"POST", (0, 2)),
+        (403, b'{"error": "not in your country"}', b"POST", (0, 0)),
+        (403, b"", b"POST", (0, 0)),
+        (400, b"api key", b"POST", (0, 0)),
+        (500, b"{}", b"POST", (0, 0)),
+    ],
+)
+def test_what_is_learned_of_a_callers_own_key(status: int, body: bytes, method: bytes, known: tuple[int, int]) -> None:
+    gateway = make_gateway()
+    answered(gateway, status, body, method=method)
+    assert gateway.strangers.known == known
+
+
+def test_nothing_is_learned_of_virtual_keys() -> None:
+    gateway = make_gateway()
+    for status in (200, 401, 403):
+        answered(gateway, status, b"api key", method=b"GET", key=VIRTUAL_KEY)
+    assert gateway.strangers.known == (0, 0)
+
+
+def test_a_key_that_keeps_being_refused_waits_until_its_time_is_over() -> None:
+    gateway = make_gateway()
+    for number in range(REFUSALS_MAX + 1):
+        answered(gateway, 401, b"", now=float(number))
+    exchange = Exchange(gateway, peer="192.0.2.1")
+    (head, *_) = exchange.request(request_head(key=BYO_KEY), CHAT, 4.25)
+    assert isinstance(head, SendResponseHead)
+    assert (head.head.status, head.head.headers.get(b"retry-after")) == (429, b"1")
+    assert kinds(Exchange(gateway).request(request_head(key=BYO_KEY), CHAT, 5.0)) == [Connect]
