@@ -14,7 +14,7 @@ from aigw_core.denyset import DenyReason, DenySet
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection
 from aigw_core.keys import KeyFault, VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
 from aigw_core.limiter import Aggregate, Limiter
-from aigw_core.messages import Length, RequestHead
+from aigw_core.messages import Length, NoBody, RequestHead
 from aigw_core.peers import Peer, has_room, take
 from aigw_core.policy import Byo, Policy, ProviderPolicy
 from aigw_core.routing import Route, bare_dialect, dialect_of, split_target
@@ -46,6 +46,8 @@ class Authorized:
     """None: BYO."""
     route: Route
     provider: ProviderPolicy
+    is_bodiless: bool = False
+    """A managed request that must not have a body."""
     credential: bytes = b""
     """Of BYO: what providers' verdicts are remembered by."""
     proven_until: float = 0.0
@@ -207,13 +209,16 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: P
     if authorized is None:
         if known.websocket:
             return Rejection(Reason.UPGRADE)
-        authorized = Authorized(caller, route, policy.providers[route.provider])
+        is_bodiless = caller is not None and head.method in _BODILESS
+        authorized = Authorized(caller, route, policy.providers[route.provider], is_bodiless)
         if caller is None:
             authorized.credential = _stranger(known)
         rejection = _out_of_scope(head, authorized)
         if rejection is not None:
             return rejection
         known.authorized = authorized
+    if authorized.is_bodiless and _has_body(head):
+        return _BODY_OF_READ
     if policy.on_admission is not None:
         refused = policy.on_admission(caller, route)
         if refused is not None:
@@ -235,7 +240,21 @@ def _judge_again(
         return Rejection(Reason.RATE_LIMITED, detail="key")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
         return _too_large(policy)
+    if authorized.is_bodiless and _has_body(head):
+        return _BODY_OF_READ
     return check_deny(caller, policy, shared) or authorized
+
+
+_BODILESS: Final = frozenset({b"GET", b"HEAD"})
+_BODY_OF_READ: Final = Rejection(
+    Reason.BODY_RULE, "A GET or HEAD request with a virtual key must not have a body.", detail="body of a GET or HEAD"
+)
+"""A server that does not expect a body reads it as the next request of the connection (RFC 9110 §9.3.1)."""
+
+
+def _has_body(head: RequestHead) -> bool:
+    framing = head.framing
+    return framing.n > 0 if isinstance(framing, Length) else not isinstance(framing, NoBody)
 
 
 def _too_large(policy: Policy) -> Rejection:

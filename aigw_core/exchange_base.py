@@ -37,6 +37,9 @@ PROVEN_SECS: Final = 60.0
 """Seconds in which a credential that worked is not noted again: little against the hour for which it is remembered."""
 _UNPROVING: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """Methods that some providers answer without looking at the key."""
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
+"""Methods whose body every server reads. The body of any other has no defined meaning (RFC 9110 §9.3), and a server
+that leaves it unread takes it for the next request: that one must be nobody else's."""
 CONNECT_RETRIES_MAX: Final = 2
 """Connections tried beyond the first; each takes the next address."""
 
@@ -159,6 +162,9 @@ class ExchangeBase:
         if was is leg.NONE or was is leg.RELEASED:
             return
         assert self._authorized is not None
+        request = self.inbound
+        if request is not None and request.head.method not in _WITH_BODY and not request.empty:
+            reusable = False
         # A connection that never carried a byte of this exchange is as good as it was.
         reusable = reusable or was is leg.READY
         self.port.release_upstream(ReleaseUpstream(self.attempt, reusable, self._authorized.provider.idle_timeout))

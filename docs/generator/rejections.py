@@ -32,7 +32,7 @@ CAUSES: Final = {
     "NOT_READY": "`deny_fail_closed` is set and the deny-set was never seeded",
     "NO_LEDGER": "the fact sink has no room, or did not answer within 5 s",
     "HOOK": "an embedder's `on_admission` or `on_model`",
-    "BODY_RULE": "`background`, a stored reference, a missing `include_usage`, or a body no rule can read",
+    "BODY_RULE": "`background`, a stored reference, a missing `include_usage`, a body no rule can read, or a body of a GET or HEAD",
     "UNSUPPORTED_CODING": "an unknown or stacked content coding where a body rule is in force",
     "BODY_TIMEOUT": "silence in a request head or body",
     "UPSTREAM_FAILED": "no look-up, connection or TLS handshake succeeded",

@@ -20,11 +20,11 @@ from aigw_core.http1.heads import parse_request_head
 from aigw_core.http1.memo import HeadMemo
 from aigw_core.keys import KeyRing, VirtualKey, fingerprint, mint_virtual_key
 from aigw_core.limiter import Aggregate
-from aigw_core.messages import CHUNKED, Framing, Length, RequestHead
+from aigw_core.messages import CHUNKED, NO_BODY, Framing, Length, RequestHead
 from aigw_core.peers import Peer
-from aigw_core.policy import Byo, Policy, ProviderPolicy
+from aigw_core.policy import AdmissionHook, Byo, Policy, ProviderPolicy
 from aigw_core.providers import PROVIDERS
-from aigw_core.routing import Route
+from aigw_core.routing import Route, ScopeTable
 from aigw_core.secrets import Secret
 from aigw_core.stats import LIMITS
 from aigw_core.strangers import REFUSALS_MAX
@@ -51,6 +51,8 @@ def request(
     method: bytes = b"POST",
     framing: Framing = SHORT,
 ) -> RequestHead:
+    if framing is SHORT and method in (b"GET", b"HEAD"):
+        framing = NO_BODY
     credential = [bearer(key)] if key else []
     return RequestHead(method, target, Headers.of([(b"Host", b"gateway"), *credential, *fields]), framing)
 
@@ -871,3 +873,32 @@ def test_routes_are_remembered_up_to_a_bound() -> None:
     assert len(routes) == 2
     authorized(request(b"/openai" + longest + b"m", method=b"GET"), gateway)
     assert len(routes) == 2, "a target too long to be worth it"
+
+
+# Bodies of what only reads
+
+
+MODELS = b"/openai/v1/models"
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize(
+    ("framing", "reason"),
+    [(NO_BODY, None), (Length(0), None), (Length(1), Reason.BODY_RULE), (CHUNKED, Reason.BODY_RULE)],
+)
+def test_a_read_with_a_virtual_key_has_no_body(method: bytes, framing: Framing, reason: Reason | None) -> None:
+    policy = with_provider(make_policy(), "openai", scope=ScopeTable(("/v1",), extra=("HEAD /v1/models",)))
+    scoped = make_gateway(policy) if method == b"HEAD" else make_gateway()
+    assert reason_of(request(MODELS, method=method, framing=framing), scoped) is reason
+    assert reason_of(request(MODELS, method=method, framing=framing, key=BYO_KEY), scoped) is None
+
+
+@pytest.mark.parametrize("hook", [None, lambda caller, route: None])
+def test_a_repeated_read_has_no_body_either(hook: AdmissionHook | None) -> None:
+    gateway = make_gateway(make_policy(on_admission=hook))
+    memo = HeadMemo()
+    found = []
+    for length in (0, 0, 5, 0):
+        block = b"GET %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\nContent-Length: %d"
+        found.append(reason_of(memo.parse(block % (MODELS, VIRTUAL_KEY, length)), gateway))
+    assert found == [None, None, Reason.BODY_RULE, None]

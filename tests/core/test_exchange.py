@@ -378,3 +378,42 @@ def test_a_key_that_keeps_being_refused_waits_until_its_time_is_over() -> None:
     assert isinstance(head, SendResponseHead)
     assert (head.head.status, head.head.headers.get(b"retry-after")) == (429, b"1")
     assert kinds(Exchange(gateway).request(request_head(key=BYO_KEY), CHAT, 5.0)) == [Connect]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "is_reused"),
+    [
+        *[(method, b"x", True) for method in (b"POST", b"PUT", b"PATCH")],
+        *[(method, b"x", False) for method in (b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE", b"PROPFIND")],
+        *[(method, b"", True) for method in (b"GET", b"DELETE", b"POST")],
+    ],
+)
+def test_a_connection_that_carried_a_body_that_may_stay_unread_is_not_used_again(
+    method: bytes, body: bytes, is_reused: bool
+) -> None:
+    for whole in (True, False):
+        exchange = Exchange(make_gateway())
+        exchange.request(replace(request_head(body, key=BYO_KEY), method=method), body, 0.0)
+        exchange.upstream_connected(exchange.attempt, False, 0.0)
+        head = ResponseHead(204, b"", Headers.of([]), NO_BODY)
+        if whole:
+            effects = exchange.response(exchange.attempt, head, b"", 0.0, reusable=True)
+        else:
+            exchange.response_head(exchange.attempt, head, 0.0)
+            effects = exchange.response_end(exchange.attempt, 0.0, reusable=True)
+        (release,) = [effect for effect in effects if isinstance(effect, ReleaseUpstream)]
+        assert release.reusable is is_reused
+
+
+def test_a_connection_that_never_carried_the_body_is_as_good_as_before() -> None:
+    exchange = Exchange(make_gateway())
+    head = replace(request_head(b"x", key=BYO_KEY), method=b"GET")
+    exchange.request_head(head, 0.0)
+    exchange.upstream_connected(exchange.attempt, False, 0.0)
+    assert exchange.state is ExchangeState.REQUESTING
+    assert [e.reusable for e in exchange.downstream_lost(0.0) if isinstance(e, ReleaseUpstream)] == [False]
+    managed = Exchange(make_gateway())
+    record, _ = managed.request(request_head(), CHAT, 0.0)
+    assert isinstance(record, OpenFact)
+    managed.upstream_connected(managed.attempt, True, 0.0)
+    assert [e.reusable for e in managed.fact_refused(record.record.id, 0.0) if isinstance(e, ReleaseUpstream)] == [True]
