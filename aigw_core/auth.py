@@ -163,7 +163,7 @@ def authorize(
             else:
                 verdict = _judge(head, known, shared, now, peer)
             return _refused(verdict, known.route) if isinstance(verdict, Rejection) else verdict
-    credential = find_credential(head.headers, head.target)
+    credential = find_credential(head.headers, head.target, head.method)
     value = credential.value if isinstance(credential, Credential) else b""
     route = _find_route(head, policy, value)
     if isinstance(route, Refused):

@@ -18,7 +18,7 @@ CAUSES: Final = {
     "NO_CREDENTIAL": "none of the four credential headers holds anything",
     "VIRTUAL_KEY_NEEDED": '`byo = "refuse"`, and the request has no virtual key',
     "CONFLICTING_KEYS": "two different virtual keys in one request",
-    "MISPLACED_KEY": "`bai_v…` in the URL or in a header that is no credential",
+    "MISPLACED_KEY": "`bai_v…` in the URL, the method, the name of a header or a header that is no credential, in whatever spelling",
     "BAD_KEY": "malformed, of an unknown version or kid, or wrongly signed: one text for all",
     "KEYS_REFUSED": "the provider refused this key, or several keys from this address, again and again; `Retry-After` says how long to wait, from 1 s to 60 s",
     "RATE_LIMITED": "the limit of this key, of all BYO callers, or of keys not yet verified",
