@@ -59,6 +59,7 @@ class ConnectionBase:
         "_eof",
         "_exchange",
         "_gateway",
+        "_held",
         "_keep_alive",
         "_last_attempt",
         "_memo",
@@ -88,6 +89,8 @@ class ConnectionBase:
         """The machine is through: close both sockets now, never before. Read-only."""
         self.timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
         self._buffer = bytearray()
+        self._held = 0
+        """Bytes of an incomplete head, as far as the gateway counts them."""
         self._searched = 0
         self._memo = HeadMemo()
         self._request: RequestHead | None = None
@@ -270,8 +273,15 @@ class ConnectionBase:
 
     # Closing
 
+    def _release_head(self) -> None:
+        """The head is complete, or given up: nothing of it is held any more."""
+        self._gateway.heads_held -= self._held
+        self._held = 0
+
     def _linger(self, now: float) -> None:
         self._move(states.LINGER)
+        if self._held:
+            self._release_head()
         self._exchange = None
         self._body_reader = None
         self._buffer.clear()
@@ -291,6 +301,8 @@ class ConnectionBase:
         if not self.done:
             self._move(states.CLOSE)
             self.done = True
+        if self._held:
+            self._release_head()
         self.timers.clear_all()
         self._body_reader = None
         self._upstream = None

@@ -57,6 +57,9 @@ class Reason(Enum):
 
     MALFORMED = _Kind(400, _INVALID, "malformed_request", _INVALID, "The request is not valid HTTP/1.1.", False)
     HEAD_TOO_LARGE = _Kind(431, _INVALID, "head_too_large", _INVALID, "The request head is too large.", False)
+    HEADS_WAITING = _Kind(
+        503, "server_error", "overloaded", "api_error", "Too many request heads are incomplete. Try again.", None, 1
+    )
     NOT_IMPLEMENTED = _Kind(501, _INVALID, "not_implemented", _INVALID, "Not implemented by this gateway.", False)
     HTTP_VERSION = _Kind(505, _INVALID, "http_version", _INVALID, "Only HTTP/1.0 and HTTP/1.1 are served.", False)
     UNKNOWN_ROUTE = _Kind(404, _INVALID, "unknown_route", "not_found_error", "No such provider.", False)
@@ -183,6 +186,7 @@ class Rejection:
 
 
 _BY_STATUS = {
+    503: Reason.HEADS_WAITING,
     431: Reason.HEAD_TOO_LARGE,
     501: Reason.NOT_IMPLEMENTED,
     505: Reason.HTTP_VERSION,

@@ -11,6 +11,7 @@ from docs.generator.markdown import code, table
 CAUSES: Final = {
     "MALFORMED": "the request breaks HTTP/1.1 in one of the ways that [HTTP](http.md) lists; the text says which",
     "HEAD_TOO_LARGE": "more than 64 KiB of head, or more than 128 fields",
+    "HEADS_WAITING": "the beginnings of heads on all connections take up 16 MiB, or so much that this one would take more than a sixteenth of the rest",
     "NOT_IMPLEMENTED": "a transfer coding other than chunked",
     "HTTP_VERSION": "neither HTTP/1.0 nor HTTP/1.1",
     "UNKNOWN_ROUTE": "the first path segment names no provider; the text lists those that there are",
@@ -44,6 +45,7 @@ CAUSES: Final = {
 CURES: Final = {
     "MALFORMED": "send what [HTTP](http.md) accepts; the log's `detail` names the rule. A proxy in between may be the sender",
     "HEAD_TOO_LARGE": "send fewer or shorter headers: cookies and baggage grow unnoticed",
+    "HEADS_WAITING": "try again; somebody opens connections and does not finish heads: limit connections in front, or lower `client_head_timeout_secs`",
     "NOT_IMPLEMENTED": "send the body chunked or with its length, and any compression as `Content-Encoding`",
     "HTTP_VERSION": "speak HTTP/1.1; over HTTP/2 a load balancer must translate",
     "UNKNOWN_ROUTE": "set the SDK's base URL to one that the text lists, or add the provider: [how to](../how-to/add-a-provider.md)",

@@ -25,6 +25,7 @@ AUTHENTICATION = "authentication_error"
 CATALOGUE: dict[str, tuple[int, str, str, str, bool | None, int | None]] = {
     "MALFORMED": (400, INVALID, "malformed_request", INVALID, False, None),
     "HEAD_TOO_LARGE": (431, INVALID, "head_too_large", INVALID, False, None),
+    "HEADS_WAITING": (503, "server_error", "overloaded", "api_error", None, 1),
     "NOT_IMPLEMENTED": (501, INVALID, "not_implemented", INVALID, False, None),
     "HTTP_VERSION": (505, INVALID, "http_version", INVALID, False, None),
     "UNKNOWN_ROUTE": (404, INVALID, "unknown_route", "not_found_error", False, None),
