@@ -56,6 +56,7 @@ class Downstream(Reading):
         "_tls",
         "_transport",
         "_turn",
+        "_unsent",
         "_upstream",
         "machine",
     )
@@ -78,6 +79,8 @@ class Downstream(Reading):
         self._pending: deque[_Input] = deque()
         self._opened: str | None = None
         """The id of a record that the sink has just accepted, which the machine was not told yet."""
+        self._unsent = False
+        """There is a connection out of the pool on which nothing of this exchange was sent yet."""
         self._carrying = False
         self._reading = True
         self._timer: asyncio.TimerHandle | None = None
@@ -99,6 +102,8 @@ class Downstream(Reading):
         self._arm()
 
     def received(self, data: bytes) -> None:
+        if self._unsent:
+            self._look_again()
         tls = self._tls
         if tls is None:
             now = self._loop_time()
@@ -177,6 +182,8 @@ class Downstream(Reading):
     # What the data plane calls
 
     def fact_answer(self, fact_id: str, accepted: bool) -> None:
+        if self._unsent:
+            self._look_again()
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(partial(answer, fact_id))
 
@@ -193,6 +200,14 @@ class Downstream(Reading):
         self._dispose()
 
     # Driving
+
+    def _look_again(self) -> None:
+        """Before a request may go out on a connection that has waited for it: bytes on it are no answer to that."""
+        upstream = self._upstream
+        if upstream is None:
+            self._unsent = False
+        elif upstream.has_input:
+            self._feed(partial(self.machine.upstream_lost, upstream.attempt, True))
 
     def _feed(self, machine_input: _Input) -> None:
         """Feeds now, or after the effects that are being carried out."""
@@ -277,6 +292,7 @@ class Downstream(Reading):
             idle = self._plane.idle_upstream(effect.origin, self._now)
             if idle is not None:
                 self._attach(idle, attempt)
+                self._unsent = True
                 opened, self._opened = self._opened, None
                 if opened is not None:
                     self._pending.append(partial(self.machine.opened_and_connected, opened, attempt))
@@ -321,6 +337,7 @@ class Downstream(Reading):
     def _send_upstream(self, effect: SendUpstream) -> None:
         upstream = self._upstream
         if upstream is not None and upstream.attempt == effect.attempt:
+            self._unsent = False
             upstream.send(effect.data)
 
     def _send_downstream(self, effect: SendDownstream) -> None:
