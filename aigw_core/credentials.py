@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from dataclasses import dataclass
 from typing import Final
@@ -21,8 +22,6 @@ _BASE64_MARK_0 = b64encode(_KEY_MARK)[:6]
 _BASE64_MARK_1 = b64encode(b"?" + _KEY_MARK)[2:8]
 _BASE64_MARK_2 = b64encode(b"??" + _KEY_MARK)[3:9]
 _BASE64_MARKS = (_BASE64_MARK_0, _BASE64_MARK_1, _BASE64_MARK_2)
-DECODINGS_MAX: Final = 4
-"""Times that percent-encoding is taken off in search of a virtual key: each proxy on a way takes off one at most."""
 
 
 @dataclass(slots=True)
@@ -45,6 +44,22 @@ def _bearer(value: bytes) -> bytes | None:
     if len(value) == 6:
         return b""
     return value[7:].strip(b" \t") if value[6:7] in (b" ", b"\t") else None
+
+
+def _coded(text: str) -> str:
+    """A pattern for lower-case text of which any character may stand as a percent code, however often encoded again."""
+    parts = []
+    for character in text:
+        codes = {f"{ord(character):02x}", f"{ord(character.upper()):02x}"}
+        parts.append(f"(?:{re.escape(character)}|%(?:25)*(?:{'|'.join(sorted(codes))}))")
+    return "".join(parts)
+
+
+# Each code begins with a percent sign of its own, so that no byte is looked at more than a few times.
+_CODED_MARK: Final = re.compile(_coded(_KEY_MARK.decode()).encode())
+_CODED_VALUE: Final = re.compile(_coded("=" + _MANAGED_PREFIX.decode()).encode())
+_CODED_DIGIT: Final = re.compile(rb"%(?:25)*3[0-9]")
+"""Digits need no code: who encodes them encodes everything, and so the codes themselves when it is done again."""
 
 
 def find_credential(headers: Headers, target: bytes, method: bytes = b"") -> Credential | Rejection | None:
@@ -126,23 +141,14 @@ def spells_key(text: bytes) -> bool:
     lower = text.lower()
     if _KEY_MARK in lower or _HEX_MARK in lower or any(mark in text for mark in _BASE64_MARKS):
         return True
-    for _ in range(DECODINGS_MAX):
-        if b"%" not in lower:
-            return False
-        decoded = unquote_to_bytes(lower)
-        if decoded == lower:
-            return False
-        lower = decoded.lower()
-        if _KEY_MARK in lower:
-            return True
-    # Nobody encodes so often who has nothing to hide.
-    return b"%25" in lower
+    return b"%" in lower and _is_coded(_CODED_MARK, lower)
+
+
+def _is_coded(pattern: re.Pattern[bytes], lower: bytes) -> bool:
+    if pattern.search(lower) is not None:
+        return True
+    return _CODED_DIGIT.search(lower) is not None and pattern.search(unquote_to_bytes(lower).lower()) is not None
 
 
 def _in_target(target: bytes) -> bool:
-    if spells_key(target):
-        return True
-    query = (unquote_to_bytes(target) if b"%" in target else target).partition(b"?")[2].lower()
-    return _MANAGED_PREFIX in query and any(
-        part.partition(b"=")[2].startswith(_MANAGED_PREFIX) for part in query.replace(b";", b"&").split(b"&")
-    )
+    return spells_key(target) or _is_coded(_CODED_VALUE, target.lower())

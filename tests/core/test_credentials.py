@@ -137,7 +137,9 @@ def test_a_virtual_key_anywhere_else_is_refused(name: bytes, value: bytes) -> No
         assert reason_of(misplaced, good) is Reason.MISPLACED_KEY
 
 
-@pytest.mark.parametrize("value", [b"xbai_", b"bai_", b"bai-v1", b"bai_1", b"a%20b", b"100%", b"%25"])
+@pytest.mark.parametrize(
+    "value", [b"xbai_", b"bai_", b"bai-v1", b"bai_1", b"a%20b", b"100%", b"%25", b"%2525", b"%3d%30"]
+)
 def test_what_only_looks_like_one_passes_elsewhere(value: bytes) -> None:
     assert find((b"X-Other", value), (b"api-key", b"sk-1")) == byo(b"sk-1")
 
@@ -195,6 +197,7 @@ SPELLINGS = {
     "percent twice": b"b%2561i_v" + VIRTUAL_KEY[5:],
     "percent four times": b"b%25252561i_v" + VIRTUAL_KEY[5:],
     "percent without end": b"b%2525252525252561i_v" + VIRTUAL_KEY[5:],
+    "percent of everything, twice": percent(percent(VIRTUAL_KEY)),
     "hexadecimal": VIRTUAL_KEY.hex().encode(),
     "hexadecimal, upper case": VIRTUAL_KEY.hex().upper().encode(),
     **{f"base64 at {n}": base64_of(VIRTUAL_KEY, n) for n in range(5)},
