@@ -47,6 +47,7 @@ class Driver(Protocol):
     @property
     def machine(self) -> Responds: ...
 
+    def resume(self) -> None: ...
     def drain(self) -> None: ...
     def cut(self, reason: DenyReason | None) -> None: ...
     def abandon(self) -> None: ...
@@ -145,6 +146,13 @@ class PlaneBase(Generic[D, U]):
             driver = getattr(owner, "context", None)
             if isinstance(driver, self.driver_class):
                 driver.cut(reason)
+
+    def begin_turn(self) -> None:
+        """Once in each turn of the event loop while ``gateway.work.is_due``: who waits to read on does."""
+        for owner in self.gateway.work.turn():
+            driver = getattr(owner, "context", None)
+            if isinstance(driver, self.driver_class):
+                driver.resume()
 
     def abandon(self) -> None:
         """Every connection pays what it owes to the ledger."""

@@ -43,6 +43,7 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
         self._accepting = anyio.CancelScope()
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
+        self._turn_is_due = anyio.Event()
 
     def now(self) -> float:
         return anyio.current_time()
@@ -61,6 +62,7 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
                 async with anyio.create_task_group() as tasks:
                     self._connector = StreamConnector(self._tls.upstream, tasks)
                     tasks.start_soon(self._sweep)
+                    tasks.start_soon(self._begin_turns)
                     tasks.start_soon(self._accept, listeners, tasks)
                     task_status.started()
         finally:
@@ -122,6 +124,19 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
         while True:
             await anyio.sleep(SWEEP_SECS)
             self.sweep_pool()
+
+    async def _begin_turns(self) -> None:
+        while True:
+            await self._turn_is_due.wait()
+            self._turn_is_due = anyio.Event()
+            # Everybody else gets a turn in between.
+            await anyio.sleep(0)
+            self.begin_turn()
+            if self.gateway.work.is_due:
+                self._turn_is_due.set()
+
+    def begin_turn_soon(self) -> None:
+        self._turn_is_due.set()
 
     # aigw_anyio.dataplane.DataPlane
 

@@ -55,6 +55,7 @@ class Surroundings(Protocol):
     def await_answer(self, fact_id: str, connection: StreamDriver) -> None: ...
     def forget_answer(self, fact_id: str) -> None: ...
     def lost(self, connection: StreamDriver, *, draining: bool) -> None: ...
+    def begin_turn_soon(self) -> None: ...
     def log_failures(self) -> None: ...
 
 
@@ -133,6 +134,9 @@ class StreamDriver:
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(lambda now: answer(fact_id, now))
 
+    def resume(self) -> None:
+        self._feed(self.machine.resume)
+
     def drain(self) -> None:
         self._feed(self.machine.drain)
 
@@ -178,6 +182,8 @@ class StreamDriver:
             self._sink.push()
         if self._shared.gateway.stats.failures:
             self._shared.log_failures()
+        if self._shared.gateway.work.is_due:
+            self._shared.begin_turn_soon()
         if machine.done:
             self._finish()
             return

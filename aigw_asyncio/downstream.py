@@ -58,6 +58,7 @@ class Downstream(Reading):
         "_turn",
         "_unsent",
         "_upstream",
+        "_work",
         "machine",
     )
 
@@ -67,6 +68,7 @@ class Downstream(Reading):
         self._turn = plane.turn
         self._sink = plane.sink
         self._failures = plane.failures
+        self._work = plane.gateway.work
         self._loop_time = plane.loop_time
         self._now = 0.0
         """The time at which effects are carried out."""
@@ -187,6 +189,14 @@ class Downstream(Reading):
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(partial(answer, fact_id))
 
+    def resume(self) -> None:
+        self._feed(self._resume)
+
+    def _resume(self, now: float) -> list[Effect]:
+        effects = self.machine.resume(now)
+        self._regulate_upstream()
+        return effects
+
     def drain(self) -> None:
         self._feed(self.machine.drain)
 
@@ -241,6 +251,9 @@ class Downstream(Reading):
             self._arm()
         if machine.wants_downstream is not self._reading:
             self._toggle_reading()
+        if self._work.is_due:
+            self._regulate_upstream()
+            self._plane.begin_turn_soon()
         if self._failures:
             self._plane.log_failures()
 

@@ -44,6 +44,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self.turn = Turn(self.loop, sink.push)
+        self._turn_is_due = False
         self._outer_handler = self.loop.get_exception_handler()
 
     def now(self) -> float:
@@ -111,6 +112,18 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
 
     def _new_connection(self) -> Downstream:
         return Downstream(self, self.listener_pipe())
+
+    def begin_turn_soon(self) -> None:
+        """The next turn of the loop begins one of reading."""
+        if not self._turn_is_due:
+            self._turn_is_due = True
+            self.loop.call_soon(self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._turn_is_due = False
+        self.begin_turn()
+        if self.gateway.work.is_due:
+            self.begin_turn_soon()
 
     def await_answer(self, fact_id: str, connection: Downstream) -> None:
         super().await_answer(fact_id, connection)

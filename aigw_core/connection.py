@@ -42,6 +42,7 @@ class Connection(ConnectionRequests):
     ``fact_opened(id)``, ``fact_refused``   the sink's answer to ``OpenFact``
     ``opened_and_connected(id, attempt)``   ``upstream_connected(attempt, True)`` and ``fact_opened(id)`` in one
     ``tick(now)``                           call when ``deadline`` has passed
+    ``resume(now)``                         read on in a body, while ``wants_resume``; see WorkShares
     ``cut(reason)``                         end the exchange: tenant denied, or (None) grace over
     ``drain()``                             finish what runs, then close
     ``abandon()``                           the driver gives up; returns what the ledger is still owed
@@ -352,6 +353,14 @@ class Connection(ConnectionRequests):
             self._out.append(CloseDownstream(Close.ABORT))
         elif self._state is not states.DONE:
             self._abort()
+
+    def resume(self, now: float) -> list[Effect]:
+        """Reads on in a body of which an earlier input had more than one turn should read."""
+        exchange = self._exchange
+        if exchange is None:
+            return []
+        exchange.resume(now)
+        return self._follow(exchange, now)
 
     def cut(self, reason: DenyReason | None, now: float) -> list[Effect]:
         """Ends a running exchange; a connection without one is closed."""

@@ -145,7 +145,15 @@ class ConnectionBase:
 
     @property
     def wants_upstream(self) -> bool:
+        exchange = self._exchange
+        if exchange is not None and exchange.outbound.is_waiting():
+            return False
         return not self._downstream_blocked or self._state is states.DETACHED
+
+    @property
+    def wants_resume(self) -> bool:
+        """A body is read on in a later turn: call ``resume`` then."""
+        return self._exchange is not None and self._exchange.wants_resume
 
     # The port: what the exchange says, as bytes and effects
 

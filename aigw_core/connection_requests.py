@@ -107,7 +107,7 @@ class ConnectionRequests(ConnectionBase):
     def _new_exchange(self) -> ExchangeMachine:
         self._cut = False
         # By position, as all of what each exchange makes anew: by name a call to a class takes twice as long.
-        exchange = ExchangeMachine(self._gateway, self, self, self.timers, self._last_attempt, self._peer)
+        exchange = ExchangeMachine(self._gateway, self, self, self.timers, self._last_attempt, True, self._peer)
         self._exchange = exchange
         return exchange
 

@@ -35,11 +35,14 @@ class Exchange:
         owner: Cuttable | None = None,
         timers: Timers | None = None,
         last_attempt: int = 0,
+        is_paced: bool = False,
         peer: str | bytes | None = None,
     ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
 
-        ``peer`` is the caller's address as text; without it limits that strangers share have no shares.
+        ``is_paced``: the driver calls ``resume`` while ``wants_resume``, so that no input reads more of a body than one
+        turn should; ``Gateway.work`` says when. ``peer`` is the caller's address as text; without it limits that
+        strangers share have no shares.
         """
         self._port = EffectPort()
         self._machine = ExchangeMachine(
@@ -48,6 +51,7 @@ class Exchange:
             owner=owner,
             timers=timers if timers is not None else Timers(),
             last_attempt=last_attempt,
+            is_paced=is_paced,
             peer=gateway.peer(peer),
         )
 
@@ -70,6 +74,11 @@ class Exchange:
     @property
     def ended(self) -> bool:
         return self._machine.ended
+
+    @property
+    def wants_resume(self) -> bool:
+        """A body is read on in a later turn: call ``resume`` then."""
+        return self._machine.wants_resume
 
     @property
     def must_close(self) -> bool:
@@ -208,6 +217,11 @@ class Exchange:
         while (timer := timers.due(now)) is not None:
             self._machine.on_timer(timer, now)
         timers.settle()
+        return self._port.take()
+
+    def resume(self, now: float) -> list[ExchangeEffect]:
+        """Reads on in a body of which an earlier input had more than one turn should read."""
+        self._machine.resume(now)
         return self._port.take()
 
     def cut(self, reason: DenyReason | None, now: float) -> list[ExchangeEffect]:

@@ -54,6 +54,7 @@ class ExchangeBase:
         "_admitted",
         "_authorized",
         "_dialect",
+        "_is_paced",
         "_leg",
         "_owner",
         "_pending_end",
@@ -84,9 +85,13 @@ class ExchangeBase:
         owner: Cuttable | None,
         timers: Timers,
         last_attempt: int,
+        is_paced: bool = False,
         peer: Peer | None = None,
     ) -> None:
-        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used."""
+        """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
+
+        ``is_paced``: the driver calls ``resume``, so that no input reads more of a body than one turn should.
+        """
         self.peer = peer
         self.gateway = gateway
         self.state: ExchangeState = states.NEW
@@ -98,6 +103,7 @@ class ExchangeBase:
         """The connection below must not carry another exchange."""
         self.continue_sent = False
         self._owner = owner
+        self._is_paced = is_paced
         self._policy = gateway.policy
         self.port = port
         self._authorized: Authorized | None = None
@@ -121,7 +127,14 @@ class ExchangeBase:
         request = self.inbound
         if request is None or request.stopped or request.blocked:
             return False
-        return request.held_size < REQUEST_HOLD_MAX
+        return not request.is_waiting() and request.held_size < REQUEST_HOLD_MAX
+
+    @property
+    def wants_resume(self) -> bool:
+        """A body was taken that is read on in a later turn: call ``resume`` then."""
+        if self.ended:
+            return False
+        return self.outbound.is_waiting() or (self.inbound is not None and self.inbound.is_waiting())
 
     @property
     def response_shapes(self) -> ResponseShapes | None:
@@ -168,6 +181,24 @@ class ExchangeBase:
         # A connection that never carried a byte of this exchange is as good as it was.
         reusable = reusable or was is leg.READY
         self.port.release_upstream(ReleaseUpstream(self.attempt, reusable, self._authorized.provider.idle_timeout))
+
+    # Shares of reading
+
+    def _may_read(self, size: int) -> bool:
+        """Whether the share of this caller has room for that much in this turn."""
+        key = self._share
+        return key is None or not self._is_paced or self.gateway.work.take(key, size)
+
+    def _wait(self) -> None:
+        """Reading goes on with ``resume``, in a later turn."""
+        if self._owner is not None:
+            self.gateway.work.wait(self._share, self._owner)
+
+    @property
+    def _share(self) -> tuple[int, int | None] | None:
+        """Who is charged for reading; None for a BYO caller, whose bodies are not read."""
+        caller = None if self._authorized is None else self._authorized.caller
+        return None if caller is None else (caller.tenant_id, caller.key_id)
 
     # Ends
 
@@ -266,8 +297,12 @@ class ExchangeBase:
     def _close_books(self) -> None:
         self.gateway.active -= 1
         self.timers.clear_exchange()
-        if self.inbound is not None and self.inbound.held_size:
-            self.inbound.take_held()
+        request = self.inbound
+        if request is not None and (request.held_size or request.is_waiting()):
+            request.waits = False
+            request.drop_held()
+        if self._owner is not None and self.gateway.work.waiting:
+            self.gateway.work.forget(self._owner)
 
     def _answer(self, rejection: Rejection) -> None:
         """Our own response, in the caller's dialect."""

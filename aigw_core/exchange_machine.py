@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from aigw_core import leg, states, timers
-from aigw_core.auth import Admitted, Refused, authorize, check_deny, denied_rejection
+from aigw_core.auth import denied_rejection
 from aigw_core.denyset import DenyReason
-from aigw_core.effects import (
-    ConnectFailure,
-    OpenFact,
-    ReleaseUpstream,
-)
-from aigw_core.errors import LocalProtocolError, Reason, Rejection, RemoteProtocolError, rejection_of
-from aigw_core.exchange_base import CONNECT_RETRIES_MAX, ExchangeBase
+from aigw_core.effects import ConnectFailure, ReleaseUpstream
+from aigw_core.errors import Reason, Rejection
+from aigw_core.exchange_base import CONNECT_RETRIES_MAX
+from aigw_core.exchange_requests import ExchangeRequests
 from aigw_core.facts import COMPLETE, Outcome
-from aigw_core.forwarding import informational_head, upstream_request_head
-from aigw_core.headers import Headers
-from aigw_core.messages import NO_BODY, RequestHead, ResponseHead
+from aigw_core.forwarding import informational_head
+from aigw_core.messages import ResponseHead
 from aigw_core.policy import OnClientAbort
-from aigw_core.requestside import RequestSide
 from aigw_core.responseside import INFORMATIONAL_MAX, pool_key_of
-from aigw_core.settlement import open_record
 from aigw_core.states import EXCHANGE_TABLE
 from aigw_core.timers import NEVER, Timer
-from aigw_core.usage.request import RequestFault
-
-_CONTINUE = ResponseHead(100, b"Continue", Headers([]), NO_BODY)
 
 
-class ExchangeMachine(ExchangeBase):
+class ExchangeMachine(ExchangeRequests):
     """The inputs of an exchange; what each causes goes to the port before it returns.
 
     :class:`~aigw_core.exchange.Exchange` makes effects of that, :class:`~aigw_core.connection.Connection` bytes.
@@ -35,174 +26,29 @@ class ExchangeMachine(ExchangeBase):
 
     __slots__ = ()
 
-    def request(self, head: RequestHead, body: bytes, now: float) -> None:
-        """A request that is there whole: head, body and end in one input."""
-        if self._begin_request(head, body, now):
-            # All of it is there and is held, until the sink answers.
-            assert self.inbound is not None
-            self.inbound.done = True
+    def resume(self, now: float) -> None:
+        """Reads on in what was taken; ``wants_resume`` says whether there is more."""
+        if self._owner is not None:
+            self.gateway.work.forget(self._owner)
+        request, response = self.inbound, self.outbound
+        if self.ended or request is None:
             return
-        if body and self.state is not states.ENDED:
-            self.request_body(body, now)
-        self.request_end(now)
+        if response.is_waiting():
+            self._resume_response(now)
+        elif request.is_waiting() and not request.stopped:
+            self._resume_request(request, now)
 
-    def request_head(self, head: RequestHead, now: float) -> None:
-        """The head of the request; authorizes it."""
-        self._begin_request(head, b"", now)
-
-    def _begin_request(self, head: RequestHead, whole: bytes, now: float) -> bool:
-        """``whole``: the body, if it is there; True if it is taken by that."""
-        if self.inbound is not None:
-            raise LocalProtocolError("an exchange has one request head")
-        request = self.inbound = RequestSide(head)
-        self._started_at = now
-        gateway = self.gateway
-        wall_ms = gateway.clock.wall_ms(now)
-        self.id = gateway.ids.make(wall_ms)
-        decision = authorize(head, self._policy, gateway, now, self.peer)
-        if isinstance(decision, Refused):
-            self._dialect = decision.dialect
-            self._refused_route = decision.route
-            self._reject_new(decision.rejection, now)
-            return False
-        self._authorized = decision
-        self._dialect = decision.route.dialect
-        gateway.active += 1
-        if decision.caller is None:
-            self._move(states.ADMIT)
-            self._admitted = Admitted(decision, None, None)
-            self._connect(now)
-            self._after_admission(request, now)
-            return False
-        is_taken = request.judge_by(decision, self._policy, whole)
-        self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
-        self.state = EXCHANGE_TABLE[self.state][states.AUTHORIZE]
-        self.timers.set(timers.OPENING, now + self._policy.timeouts.opening)
-        self.port.open_fact(OpenFact(self._record))
-        self._connect(now)
-        return is_taken
-
-    def request_malformed(self, error: RemoteProtocolError, now: float) -> None:
-        """There is no request head to be had: answer and close."""
-        self._started_at = now
-        self.id = self.gateway.new_id(now)
-        self.must_close = True
-        self._reject_new(rejection_of(error), now)
-
-    def _reject_new(self, rejection: Rejection, now: float) -> None:
-        self._move(states.REJECT)
-        self._refused(rejection, now)
-
-    def request_body(self, data: bytes, now: float) -> None:
-        """Bytes of the request body, transfer framing removed."""
-        request = self.inbound
-        if request is None:
-            raise LocalProtocolError("a body needs a head")
-        if request.stopped or self.state >= states.DRAINING:
-            return
-        request.received += len(data)
-        if self.state is not states.OPENING:
-            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
-        if request.received > self._policy.max_request_bytes:
-            self._fault(request, Rejection(Reason.TOO_LARGE), now)
-        elif self._flowing(request):
-            self._pass_body(request, data, now)
-        else:
-            request.hold(data)
-
-    def request_end(self, now: float) -> None:
-        """The request body is complete; also to be called for a request without one."""
-        request = self.inbound
-        if request is None or request.done:
-            raise LocalProtocolError("a request ends once, after its head")
-        request.done = True
-        self.timers.at[timers.CLIENT_BODY] = NEVER
-        if not request.stopped and self.state < states.DRAINING and self._flowing(request):
-            self._finish_body(request, now)
-
-    def request_broken(self, error: RemoteProtocolError, now: float) -> None:
-        """The framing of the request body is broken; nothing after it can be read."""
-        request = self.inbound
-        self.must_close = True
-        if request is not None and not request.stopped and self.state < states.DRAINING:
-            self._fault(request, rejection_of(error), now)
-
-    def _flowing(self, request: RequestSide) -> bool:
-        """Body bytes need not be held: they go upstream, or into a collected body."""
-        return self.state is states.REQUESTING or (self.state is states.ADMITTED and request.collecting)
-
-    def _pass_body(self, request: RequestSide, data: bytes, now: float) -> None:
-        try:
-            piece = request.feed(data)
-        except RequestFault as fault:
-            self._fault(request, fault.rejection, now)
-            return
-        if piece:
-            request.sent += len(piece)
-            self.port.request_body(self.attempt, piece)
-
-    def _pass_held(self, request: RequestSide, now: float) -> None:
-        for data in request.take_held():
-            if not request.stopped:
-                self._pass_body(request, data, now)
-
-    def _finish_body(self, request: RequestSide, now: float) -> None:
-        try:
-            rest = request.finish()
-        except RequestFault as fault:
-            self._fault(request, fault.rejection, now)
-            return
-        if self.state is states.ADMITTED:
-            request.ready = rest
-            self._try_start(request, now)
-        else:
-            self._send_end(request, rest, now)
-
-    def _send_end(self, request: RequestSide, rest: bytes, now: float) -> None:
-        if rest:
-            request.sent += len(rest)
-            self.port.request_body(self.attempt, rest)
-        self.port.request_end(self.attempt)
-        self.timers.set(timers.READ, now + self._policy.timeouts.read)
-
-    def _fault(self, request: RequestSide, rejection: Rejection, now: float) -> None:
-        """A body that strikes a rule. Rules strike after admission: before it, the verdict waits."""
-        request.stopped = True
-        self._end_now_or_later(Outcome.REFUSED, rejection, now)
-
-    def fact_opened(self, fact_id: str, now: float) -> None:
-        """The sink holds the open record: admitted."""
-        authorized, request = self._authorized, self.inbound
-        if fact_id != self.id or self.state is not states.OPENING or authorized is None or request is None:
-            return
-        self.timers.at[timers.OPENING] = NEVER
-        self.state = EXCHANGE_TABLE[self.state][states.ADMIT]
-        self._admitted = Admitted(authorized, fact_id, self.id)
-        if authorized.caller is not None and self._owner is not None:
-            self.gateway.register(self._owner, authorized.caller)
-        if self._pending_end is not None:
-            self._fail(*self._pending_end, now)
-        else:
-            self._after_admission(request, now)
-
-    def fact_refused(self, fact_id: str, now: float) -> None:
-        """The sink has no room: nobody is served whose usage could not be recorded."""
-        if fact_id == self.id and self.state is states.OPENING:
-            self._end_opening(Rejection(Reason.NO_LEDGER), now)
-
-    def _after_admission(self, request: RequestSide, now: float) -> None:
-        if not request.done:
-            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
-            if request.expects_continue:
-                self.continue_sent = True
-                self.port.informational(_CONTINUE)
-        if request.collecting:
-            if request.held_size:
-                self._pass_held(request, now)
-            if request.done and self.state is states.ADMITTED:
-                self._finish_body(request, now)
-        elif self.state is states.ADMITTED:
-            self._try_start(request, now)
+    def _resume_response(self, now: float) -> None:
+        response = self.outbound
+        if response.meter is not None:
+            response.meter.resume()
+        while not response.is_waiting() and (data := response.next_held()) is not None:
+            self.response_body(self.attempt, data, now)
+        if response.is_waiting():
+            self._wait()
+        elif response.end_due is not None:
+            reusable, by_close = response.end_due
+            self.response_end(self.attempt, now, reusable=reusable, by_close=by_close)
 
     # Upstream
 
@@ -228,43 +74,13 @@ class ExchangeMachine(ExchangeBase):
             rejection = Rejection(Reason.UPSTREAM_FAILED, failure.value, detail=failure.name.lower())
             self._end_now_or_later(Outcome.UPSTREAM_ERROR, rejection, now)
 
-    def _try_start(self, request: RequestSide, now: float) -> None:
-        """Sends the request head once there is a connection and, where it is collected, the whole body."""
-        admitted = self._admitted
-        if admitted is None:
-            raise LocalProtocolError("nothing goes upstream before admission")
-        if self._leg is not leg.READY or (request.collecting and request.ready is None):
-            return
-        authorized = admitted.authorized
-        if authorized.caller is not None:
-            denied = check_deny(authorized.caller, self._policy, self.gateway)
-            if denied is not None:
-                self._fail(Outcome.GATEWAY_CUT, denied, now)
-                return
-        if request.done and request.empty:
-            try:
-                request.ready = request.finish()
-            except RequestFault as fault:
-                self._fault(request, fault.rejection, now)
-                return
-        self.state = EXCHANGE_TABLE[self.state][states.START]
-        self._leg = leg.BUSY
-        head = upstream_request_head(request.head, authorized, self._policy, request.forward_framing)
-        ready = request.ready
-        if ready is not None:
-            request.ready = b""
-            request.sent += len(ready)
-            self.port.whole_request(self.attempt, head, ready)
-            self.timers.set(timers.READ, now + self._policy.timeouts.read)
-            return
-        self.port.request_head(self.attempt, head)
-        self._pass_held(request, now)
-        if request.done and not request.stopped:
-            self._finish_body(request, now)
-
     def upstream_lost(self, attempt: int, now: float, *, answered: bool = False) -> None:
         """The connection ended before the response did; ``answered`` if a byte of a head had arrived."""
         if attempt != self.attempt or self._leg in (leg.NONE, leg.RELEASED):
+            return
+        if self.outbound.end_due is not None:
+            # All of the answer is here, and is still being read.
+            self.outbound.end_due = (False, self.outbound.end_due[1])
             return
         before_start = self._leg is not leg.BUSY
         self.port.release_upstream(ReleaseUpstream(self.attempt, False))
@@ -308,7 +124,14 @@ class ExchangeMachine(ExchangeBase):
             return
         request, authorized = self.inbound, self._authorized
         is_expected = self.state is states.REQUESTING and head.status >= 200
-        if body and is_expected and request is not None and request.done and authorized is not None:
+        if (
+            body
+            and is_expected
+            and request is not None
+            and request.done
+            and authorized is not None
+            and not _is_encoded(head)
+        ):
             # The usual answer: nothing of it is waited for, so no timer is set.
             response = self.outbound
             out = response.begin(head, authorized, request.body, self.id, whole=True)
@@ -346,7 +169,7 @@ class ExchangeMachine(ExchangeBase):
             # An early answer: the rest of the request is nobody's business any more (RFC 9112 §9.3).
             request.stopped = True
             self.must_close = True
-            self.timers.at[timers.CLIENT_BODY] = NEVER
+            self.timers.at[timers.CLIENT_BODY] = self.timers.at[timers.CLIENT_UPLOAD] = NEVER
         self._move(states.RESPOND)
         response.status = head.status
         response.begun = True
@@ -361,7 +184,18 @@ class ExchangeMachine(ExchangeBase):
         running.at[timers.STREAM_IDLE] = idle_at
         if idle_at < running.wake_at:
             running.wake_at = idle_at
-        data = self.outbound.feed(data, now)
+        response = self.outbound
+        if response.is_encoded:
+            if response.is_waiting():
+                response.hold(data)
+                return
+            data = response.feed(data, now)
+            if response.is_waiting() and not self._is_paced:
+                response.read_on()
+            if response.is_waiting():
+                self._wait()
+        else:
+            data = response.feed(data, now)
         if self.state is states.DRAINING:
             if self.outbound.drained > self._policy.usage_drain_max_bytes:
                 self._conclude(Outcome.CLIENT_ABORT, now)
@@ -373,6 +207,10 @@ class ExchangeMachine(ExchangeBase):
         response, request = self.outbound, self.inbound
         stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is None
         if stale or request is None:
+            return
+        if response.is_waiting():
+            # An encoded answer comes with its length or in chunks, or ends without having been read to its end.
+            response.end_due = (reusable, by_close)
             return
         rest = response.finish()
         if self.state is states.RESPONDING and rest:
@@ -448,7 +286,7 @@ class ExchangeMachine(ExchangeBase):
             self.gateway.stats.connect_failures[self._provider, "timeout"] += 1
             self._release(reusable=False)
             self._end_now_or_later(Outcome.TIMEOUT, Rejection(Reason.UPSTREAM_TIMEOUT, detail=timer.name.lower()), now)
-        elif timer is timers.CLIENT_BODY:
+        elif timer in (timers.CLIENT_BODY, timers.CLIENT_UPLOAD):
             self.must_close = True
             self._fail(Outcome.TIMEOUT, Rejection(Reason.BODY_TIMEOUT), now)
         elif self.state is not states.ENDED:
@@ -471,3 +309,8 @@ class ExchangeMachine(ExchangeBase):
             self._conclude(Outcome.CLIENT_ABORT, now)
         elif self.state not in (states.NEW, states.ENDED):
             self._conclude(Outcome.GATEWAY_CUT, now)
+
+
+def _is_encoded(head: ResponseHead) -> bool:
+    look = head.look
+    return bool(b"content-encoding" in head.headers.first if look is None else look[0].content_encoding)

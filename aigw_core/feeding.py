@@ -50,6 +50,10 @@ class _Machine(Protocol):
     def fact_opened(self, fact_id: str, now: float) -> list[Any]: ...
     def fact_refused(self, fact_id: str, now: float) -> list[Any]: ...
     def abandon(self, now: float) -> list[Any]: ...
+    def resume(self, now: float) -> list[Any]: ...
+
+    @property
+    def wants_resume(self) -> bool: ...
 
 
 class Feeder(Generic[E]):
@@ -57,7 +61,8 @@ class Feeder(Generic[E]):
 
     The effects of an input are carried out in order, all of them, before the next one; what is fed meanwhile waits
     its turn. ``OpenFact``, ``EmitFact`` and ``VoidFact`` go to the sink, whose answer is fed. All other effects go
-    to ``carry_out``, which may feed, but must not wait for what it has fed.
+    to ``carry_out``, which may feed, but must not wait for what it has fed. A machine that wants to be resumed is
+    resumed at once.
 
     As a context manager it ends with ``abandon``, so that the ledger is paid however the driver ends.
     """
@@ -111,6 +116,8 @@ class Feeder(Generic[E]):
                     effects = call(*values, self._clock(), **names)
                 for effect in effects or ():
                     self._take(effect)
+                if not self._waiting and self._machine.wants_resume:
+                    self.later(self._machine.resume)
         finally:
             self._carrying = False
 

@@ -15,6 +15,7 @@ from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
 from aigw_core.strangers import Strangers
+from aigw_core.work import WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
@@ -75,6 +76,8 @@ class Gateway:
         self.strangers = Strangers()
         """What providers said of callers' own keys."""
         self.stats = Stats()
+        self.work = WorkShares()
+        """Who reads on in which turn: a driver of many connections begins turns, see there."""
         self.draining = False
         self.active = 0
         self.hash_key = hash_key if hash_key is not None else entropy[5:32]

@@ -58,6 +58,8 @@ class Timeouts:
     upstream_write: float = 60.0
     client_head: float = 30.0
     client_body: float = 60.0
+    client_upload: float = 600.0
+    """For all of a request body, however steadily it comes."""
     client_write: float = 60.0
     keepalive: float = 75.0
     opening: float = 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,7 @@ class RequestSide:
         "received",
         "sent",
         "stopped",
+        "waits",
     )
 
     def __init__(self, head: RequestHead) -> None:
@@ -50,6 +52,8 @@ class RequestSide:
         """The provider does not read for now."""
         self.stopped = False
         """The rest is of no interest."""
+        self.waits = False
+        """What was taken is read on in a later turn; until then more of it is held."""
         self.ready: bytes | None = None
         """A collected body after its verdict."""
         self.received = 0
@@ -59,7 +63,7 @@ class RequestSide:
         """Nothing may go upstream before the whole body has its verdict."""
         framing = head.framing
         self.empty = framing.n == 0 if isinstance(framing, Length) else isinstance(framing, NoBody)
-        self._held: list[bytes] = []
+        self._held: deque[bytes] = deque()
 
     def judge_by(self, authorized: Authorized, policy: Policy, whole: bytes = b"") -> bool:
         """Managed callers only: reads the body, under the rules that are in force.
@@ -82,7 +86,7 @@ class RequestSide:
             self.collecting = self._scanned(rules, content).collecting
         return False
 
-    def _scanned(self, rules: BodyRules, content: _Content) -> RequestBody:
+    def _scanned(self, rules: BodyRules, content: _Content, *, gathers: bool = True) -> RequestBody:
         """The body as one that is read as it comes."""
         framing = self.head.framing
         body = self.body = RequestBody(
@@ -91,6 +95,7 @@ class RequestSide:
             chunked=isinstance(framing, Chunked),
             content_type=content.type,
             content_encoding=content.encoding,
+            gathers=gathers,
         )
         return body
 
@@ -117,22 +122,52 @@ class RequestSide:
         self._held.append(data)
         self.held_size += len(data)
 
-    def take_held(self) -> list[bytes]:
-        held, self._held = self._held, []
+    def is_waiting(self) -> bool:
+        """As ``waits``; a method, so that type checkers do not take it for unchanged."""
+        return self.waits
+
+    def next_held(self) -> bytes:
+        """The piece that was held first."""
+        data = self._held.popleft()
+        self.held_size -= len(data)
+        return data
+
+    def drop_held(self) -> None:
+        self._held.clear()
         self.held_size = 0
-        return held
+
+    @property
+    def is_whole(self) -> bool:
+        """The last byte has come, as its framing says."""
+        framing = self.head.framing
+        return self.received >= framing.n if isinstance(framing, Length) else self.done
 
     def feed(self, data: bytes) -> bytes:
-        """What may go upstream now. Raises RequestFault."""
+        """What may go upstream now; sets ``waits`` where the reading of it is not over. Raises RequestFault."""
         rules = self._rules
         if rules is not None:
             self._rules = None
             framing = self.head.framing
-            if isinstance(framing, Length) and len(data) == framing.n:
+            is_whole = isinstance(framing, Length) and len(data) == framing.n
+            if is_whole:
                 self.body = read_whole_body(rules, data)
             if self.body is None:
-                self._scanned(rules, _content_of(self.head))
-        return self.body.feed(data) if self.body is not None else data
+                self._scanned(rules, _content_of(self.head), gathers=not is_whole)
+        body = self.body
+        if body is None:
+            return data
+        out = body.feed(data)
+        self.waits = isinstance(body, RequestBody) and body.is_unread
+        return out
+
+    def resume(self) -> bytes:
+        """As feed(), of what was taken last."""
+        body = self.body
+        if not isinstance(body, RequestBody) or not body.is_unread:
+            return b""
+        out = body.resume()
+        self.waits = body.is_unread
+        return out
 
     def finish(self) -> bytes:
         """The rest that may go upstream now that the body is complete. Raises RequestFault."""

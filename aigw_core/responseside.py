@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from aigw_core.auth import Authorized
@@ -27,11 +28,14 @@ class ResponseSide:
     """Bytes of one response on their way to the caller; the Meter sees a copy, the pool key is masked."""
 
     __slots__ = (
+        "_held",
         "_mask",
         "_opaque",
         "begun",
+        "end_due",
         "first",
         "informational",
+        "is_encoded",
         "left_at",
         "meter",
         "relayed",
@@ -59,6 +63,11 @@ class ResponseSide:
         self.meter: Meter | None = None
         self.result: MeterResult | None = None
         """What was read of an answer that needed no Meter."""
+        self.is_encoded = False
+        """The answer is decoded for its Meter, which may take longer than to relay it."""
+        self.end_due: tuple[bool, bool] | None = None
+        """The answer is over but not read to its end: (its connection is reusable, only its close ended the answer)."""
+        self._held: deque[bytes] = deque()
         self._mask: KeyMask | None = None
         self._opaque = False
 
@@ -112,7 +121,9 @@ class ResponseSide:
         strip = body.injected and head.status < 300 and encoding.lower() in _PLAIN_CODINGS
         is_usual = whole and 200 <= head.status < 300 and label.startswith(JSON_LABEL) and not (strip or encoding)
         if not is_usual:
-            self._new_meter(authorized, body, strip=strip).response_head(head.status, label, encoding)
+            meter = self._new_meter(authorized, body, strip=strip)
+            meter.response_head(head.status, label, encoding)
+            self.is_encoded = meter.is_encoded
         return framing if isinstance(framing, Length) and not strip else CHUNKED
 
     def _new_meter(self, authorized: Authorized, body: ManagedBody, *, strip: bool) -> Meter:
@@ -142,6 +153,22 @@ class ResponseSide:
             data = self._mask.feed(data)
         self.relayed += len(data)
         return data
+
+    def is_waiting(self) -> bool:
+        """What was taken is read on in a later turn; until then more of it is held."""
+        return self.is_encoded and self.meter is not None and self.meter.is_unread
+
+    def read_on(self) -> None:
+        """Read all that was taken."""
+        while self.is_waiting() and self.meter is not None:
+            self.meter.resume()
+
+    def hold(self, data: bytes) -> None:
+        self._held.append(data)
+
+    def next_held(self) -> bytes | None:
+        """The piece that was held first."""
+        return self._held.popleft() if self._held else None
 
     def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
         """As feed() of the whole body and finish(), after begin() was told that it comes."""

@@ -7,10 +7,8 @@ key waits for a later turn, so that no key makes the others wait. Nothing here r
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from aigw_core.gateway import Cuttable
+from collections.abc import Hashable
+from typing import Final
 
 STEP_BYTES: Final = 16_384
 """Decoded bytes that one input reads at the most: as much as a driver reads from a socket at a time."""
@@ -25,24 +23,24 @@ CHARGED_MIN: Final = 4_096
 
 
 class WorkShares:
-    """The work of one process. Keys are compared for equality; owners wait at most once each."""
+    """The work of one process. Owners are what a driver resumes: connections; each waits at most once."""
 
     __slots__ = ("_used", "_waiting", "_where", "is_due")
 
     def __init__(self) -> None:
         self.is_due = False
         """Somebody waits, or has used of this turn: the driver calls :meth:`turn` at the beginning of the next one."""
-        self._used: dict[object, int] = {}
+        self._used: dict[Hashable, int] = {}
         # In the order in which keys get their turn; each key has at least one owner.
-        self._waiting: dict[object, deque[Cuttable]] = {}
-        self._where: dict[Cuttable, object] = {}
+        self._waiting: dict[Hashable, deque[object]] = {}
+        self._where: dict[object, Hashable] = {}
 
     @property
     def waiting(self) -> int:
         """Connections that wait for a later turn."""
         return len(self._where)
 
-    def take(self, key: object, size: int) -> bool:
+    def take(self, key: Hashable, size: int) -> bool:
         """Whether ``size`` bytes may be read for this key now; a share that is not used up may be exceeded once."""
         if size < CHARGED_MIN:
             return True
@@ -55,7 +53,7 @@ class WorkShares:
         self.is_due = True
         return True
 
-    def wait(self, key: object, owner: Cuttable) -> None:
+    def wait(self, key: Hashable, owner: object) -> None:
         """The owner has more to read; :meth:`turn` gives it back once it may."""
         if owner in self._where:
             return
@@ -63,7 +61,7 @@ class WorkShares:
         self._waiting.setdefault(key, deque()).append(owner)
         self.is_due = True
 
-    def forget(self, owner: Cuttable) -> None:
+    def forget(self, owner: object) -> None:
         """The owner no longer waits."""
         key = self._where.pop(owner, None)
         if key is None:
@@ -73,13 +71,13 @@ class WorkShares:
         if not owners:
             del self._waiting[key]
 
-    def turn(self) -> list[Cuttable]:
+    def turn(self) -> list[object]:
         """Begins a turn: the owners whose ``resume`` is called now, one key after the other.
 
         Call it while :attr:`is_due`, once a turn of the event loop.
         """
         self._used.clear()
-        chosen: list[Cuttable] = []
+        chosen: list[object] = []
         while self._waiting and len(chosen) < RESUMED_MAX:
             key, owners = next(iter(self._waiting.items()))
             owner = owners.popleft()

@@ -219,9 +219,12 @@ class MemoryRig:
             self._check_order(effects)
             for effect in effects:
                 _EFFECTS[type(effect)](self, effect)
-            if not self._pending:
+            if self._pending:
+                effects = self._pending.popleft()()
+            elif self._machine.wants_resume:
+                effects = self._machine.resume(self.now)
+            else:
                 return
-            effects = self._pending.popleft()()
 
     @staticmethod
     def _check_order(effects: list[Effect]) -> None:

@@ -27,6 +27,7 @@ INPUTS: Final = (
     "fact_refused",
     "opened_and_connected",
     "tick",
+    "resume",
     "cut",
     "drain",
     "abandon",

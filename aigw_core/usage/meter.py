@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -17,6 +17,7 @@ from aigw_core.usage.sse import SSEParser
 from aigw_core.usage.strip import HELD_MAX, EventStrip
 from aigw_core.usage.tokens import TokenClasses, server_tool_calls
 from aigw_core.wires import Wire
+from aigw_core.work import STEP_BYTES
 
 _OPAQUE: Final = Wire.OPAQUE
 _BLANKS_AND_BOM: Final = b" \t\r\n\xef\xbb\xbf"
@@ -87,6 +88,7 @@ class Meter:
     __slots__ = (
         "_clean",
         "_decoder",
+        "_decoding",
         "_document",
         "_finished",
         "_flags",
@@ -116,6 +118,7 @@ class Meter:
         # A plain function: a bound method would tie the Meter into a reference cycle.
         self._mode: Callable[[Meter, bytes], bytes] = Meter._pass
         self._decoder: Decoder | None = None
+        self._decoding: Iterator[bytes] | None = None
         self._undecoded = False  # the content coding is unknown, broken, or was cut
         self._parser: SSEParser | None = None
         self._document: JSONDocument | None = None
@@ -141,6 +144,16 @@ class Meter:
                 return
         self._mode = Meter._sniff
 
+    @property
+    def is_encoded(self) -> bool:
+        """The answer is decoded aside, which may take several steps: see ``is_unread``."""
+        return self._decoder is not None
+
+    @property
+    def is_unread(self) -> bool:
+        """Bytes were taken whose reading goes on with resume(); until then feed() is not called."""
+        return self._decoding is not None
+
     def feed(self, data: bytes) -> bytes:
         """Observe body bytes, at most 64 KiB a call; returns the bytes to relay now.
 
@@ -148,14 +161,26 @@ class Meter:
         """
         if self._decoder is None:
             return self._mode(self, data)
+        self._decoding = self._decoder.feed(data)
+        self.resume()
+        return data
+
+    def resume(self) -> None:
+        """Read on in an encoded answer, STEP_BYTES at the most."""
+        decoding, left = self._decoding, STEP_BYTES
+        if decoding is None:
+            return
         try:
-            for piece in self._decoder.feed(data):
+            for piece in decoding:
                 self._mode(self, piece)
+                left -= len(piece)
+                if left <= 0:
+                    return
         except DecodingError:
             self._undecoded = True
             self._decoder = None
             self._mode = Meter._pass
-        return data
+        self._decoding = None
 
     def finish(self, clean: bool) -> bytes:
         """The body ended, properly by its framing (`clean`) or not; returns the bytes still held back."""
@@ -165,8 +190,8 @@ class Meter:
         self._clean = clean
         self._mode = Meter._pass
         if self._decoder is not None:
-            self._undecoded = not self._decoder.complete
-            self._decoder = None
+            self._undecoded = not self._decoder.complete or self._decoding is not None
+            self._decoder = self._decoding = None
         if self._document is None and self._parser is not None:
             tail = self._parser.finish()
             if tail is not None:

@@ -156,7 +156,7 @@ class RequestBody:
         self.forward_length = declared_length
         """The Content-Length to send; None: chunked. For a collected body it is exact once end() returned."""
         if self._splices and not self.collecting and declared_length is not None:
-            self.forward_length = declared_length + SPLICE_MAX
+            self.forward_length = declared_length + (SPLICE_MAX if rules.adds_option else 0)
 
     @property
     def text_bytes_hint(self) -> int:
@@ -411,10 +411,20 @@ class RequestBody:
     def _complete(self, options: StreamOptions) -> None:
         if options.asks or not options.edits or not (self._rules.adds_option or options.refuses):
             return
-        if not self.collecting and options.growth > SPLICE_MAX:
-            raise struck("`include_usage` is given more than once.", "stream_options")
+        if not self.collecting:
+            self._fit(options)
         self._outgoing.edits += options.edits
         self.injected = True
+
+    def _fit(self, options: StreamOptions) -> None:
+        """The edits must fit into the length that is promised already."""
+        if self._rules.adds_option:
+            if options.growth > SPLICE_MAX:
+                raise struck("`include_usage` is given more than once.", "stream_options")
+        elif self._declared is not None:
+            options.edits = [(begin, end, text.ljust(end - begin)) for begin, end, text in options.edits]
+            if options.growth:
+                raise struck("`include_usage` is true or false.", "stream_options")
 
     def _at_close(self, close_offset: int) -> None:
         self._decide_held(close_offset)

@@ -174,9 +174,12 @@ class MemoryDriver:
             if self._opened is not None:
                 self._pending.append(partial(self._feed_opened, self._opened))
                 self._opened = None
-            if not self._pending:
+            if self._pending:
+                effects = self._pending.popleft()()
+            elif self.machine.wants_resume:
+                effects = self.machine.resume(self.now)
+            else:
                 return self
-            effects = self._pending.popleft()()
 
     @staticmethod
     def _check_order(effects: list[Effect]) -> None:

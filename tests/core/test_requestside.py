@@ -72,8 +72,11 @@ def test_held_bytes_are_taken_once_and_in_order() -> None:
     side.hold(b"ab")
     side.hold(b"c")
     assert side.held_size == 3
-    assert side.take_held() == [b"ab", b"c"]
-    assert (side.take_held(), side.held_size) == ([], 0)
+    assert [side.next_held(), side.next_held()] == [b"ab", b"c"]
+    assert side.held_size == 0
+    side.hold(b"d")
+    side.drop_held()
+    assert side.held_size == 0
 
 
 def test_a_managed_body_is_collected_and_judged() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from aigw_core import auth, exchange_machine, forwarding
+from aigw_core import auth, exchange_requests, forwarding
 from aigw_core.clock import Ids
 from aigw_core.connection import Connection
 from aigw_core.denyset import DenyReason, DenyScope, DenySet
@@ -26,6 +26,7 @@ from aigw_core.effects import (
     VoidFact,
 )
 from aigw_core.exchange_machine import ExchangeMachine
+from aigw_core.exchange_requests import ExchangeRequests
 from aigw_core.facts import Outcome, UsageFact
 from aigw_core.gateway import Gateway
 from aigw_core.keys import KeyRing
@@ -33,6 +34,7 @@ from aigw_core.limiter import Limiter
 from aigw_core.pool import UpstreamPool
 from aigw_core.timers import Timer, Timers
 from aigw_core.usage.meter import Meter
+from aigw_core.work import WorkShares
 
 Undo = Callable[[], None]
 _INPUTS: Final = (
@@ -46,6 +48,7 @@ _INPUTS: Final = (
     "fact_refused",
     "opened_and_connected",
     "tick",
+    "resume",
     "cut",
     "drain",
     "abandon",
@@ -188,7 +191,15 @@ def _deny_skipped() -> list[Undo]:
 
 
 def _deny_not_asked_again() -> list[Undo]:
-    return [_patch(exchange_machine, "check_deny", lambda *_: None)]
+    return [_patch(exchange_requests, "check_deny", lambda *_: None)]
+
+
+def _deny_not_asked_at_the_end() -> list[Undo]:
+    return [_patch(ExchangeRequests, "_is_denied", lambda *_: False)]
+
+
+def _nobody_reads_on() -> list[Undo]:
+    return [_patch(WorkShares, "wait", lambda *_: None)]
 
 
 def _tenant_does_not_win() -> list[Undo]:
@@ -365,6 +376,8 @@ CANARIES: Final[dict[str, Callable[[], list[Undo]]]] = {
         _late_input_taken,
         _deny_skipped,
         _deny_not_asked_again,
+        _deny_not_asked_at_the_end,
+        _nobody_reads_on,
         _tenant_does_not_win,
         _cut_misses_keys,
         _index_leaks,

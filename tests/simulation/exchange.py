@@ -35,8 +35,8 @@ _OUTCOMES: Final = {
     "cut": "gateway_cut",
     "abandon": "gateway_cut",
 }
-_RECHECKED: Final = ("fact_opened", "connected", "down_data")
-"""What can come last before the first upstream byte, when the deny-set is asked again."""
+_RECHECKED: Final = ("fact_opened", "connected", "down_data", "resume")
+"""What can come last before the first or the last byte of a request, when the deny-set is asked again."""
 _STATUSES: Final = {
     "up_data": {502},
     "up_eof": {502},
@@ -100,7 +100,8 @@ class Exchange:
     def spliced(self) -> bool:
         plan, setup = self.plan, self.setup
         wanted = self.managed and plan.wire == "chat" and plan.stream and plan.asked is not True
-        return wanted and plan.site.needs_option and setup.include_usage is IncludeUsage.INJECT
+        missing = plan.asked is False or plan.site.needs_option
+        return wanted and missing and setup.include_usage is IncludeUsage.INJECT
 
     @property
     def rewritten(self) -> bool:
@@ -305,7 +306,7 @@ class Exchange:
         if self.whole and cause in ("up_data", "up_eof"):
             answer = self.answer
             return {"upstream_error" if answer is not None and answer.status >= 400 else "complete"}
-        if cause in ("fact_opened", "connected", "down_data"):
+        if cause in ("fact_opened", "connected", "down_data", "resume"):
             allowed = {self.pended or ""} - {""} if cause == "fact_opened" else set()
             if denied is not None:
                 allowed.add("gateway_cut")
@@ -351,9 +352,10 @@ class Exchange:
         require(fact.status == status, f"status {fact.status} in the fact, {status} went downstream")
         upstream = self.answer.status if self.head_fed and self.answer is not None else None
         require(fact.upstream_status == upstream, f"upstream status {fact.upstream_status}, not {upstream}")
-        # What came in one read with the fault of a refused body counts, but is not sent any more.
+        # What came in one read with the fault of a refused body, or before the end that a denial keeps from the
+        # provider, counts, but is not sent any more.
         grown = len(plan.body) + (SPLICE_MAX if self.rewritten else 0)
-        most = grown if fact.outcome == "refused" else self.sent_payload
+        most = grown if fact.outcome == "refused" or denied is not None else self.sent_payload
         sent = self.sent_payload <= fact.request_bytes <= most
         require(sent, f"{fact.request_bytes} of {self.sent_payload} request bytes")
         require(fact.response_bytes == self.relayed, f"{fact.response_bytes} of {self.relayed} answer bytes")

@@ -64,6 +64,7 @@ class Fault(StrEnum):
     DRAIN = "drain"
     GRACE_OVER = "grace_over"
     ABANDONED = "abandoned"
+    READS_IN_TURNS = "reads_in_turns"
 
 
 class Violation(AssertionError):

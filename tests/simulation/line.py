@@ -43,6 +43,7 @@ class Line:
         self.world = world
         self.number = number
         self.machine = Connection(world.gateway, world.now)
+        self.machine.context = self
         self.socket: Socket | None = None
         self.connecting = 0
         self.closed: Close | None = None
@@ -198,6 +199,7 @@ class Line:
             self._finish()
         elif self.machine.wake_at < self._armed:
             self._arm()
+        self.world.begin_turn_soon()
 
     def _one(self, cause: str, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.world.steps += 1
@@ -313,7 +315,11 @@ class Line:
         assert self.socket is not None
         exchange.sent_up = True
         if self.socket.alive:
+            was_whole = exchange.request_whole
             self.socket.receive(effect.data)
+            if exchange.request_whole and not was_whole:
+                denied = self.world.denied(exchange.plan)
+                require(denied is None, "a request becomes whole for a caller who was denied")
 
     def _send_downstream(self, effect: SendDownstream) -> None:
         require(self.closed is None, "something is sent after a close")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from dataclasses import dataclass, field
 from random import Random
@@ -42,6 +43,8 @@ class Plan:
     in_scope: bool = True
     method_fits: bool = True
     background: bool = False
+    encoded: bool = False
+    """The body is compressed, and long when it is not."""
     malformed: int | None = None
     """The status of a head that cannot be read."""
     pieces: list[bytes] = field(default_factory=list)
@@ -95,10 +98,7 @@ def _body_of(plan: Plan, rng: Random) -> bytes:
     if rng.random() < 0.01:
         content = "y" * LARGE
     request: dict[str, object] = {"model": f"m-{plan.number}"}
-    if plan.wire == "embeddings":
-        request["input"] = content
-        return json.dumps(request).encode()
-    if plan.wire == "responses":
+    if plan.wire in ("embeddings", "responses"):
         request["input"] = content
         if plan.background:
             request["background"] = True
@@ -110,8 +110,11 @@ def _body_of(plan: Plan, rng: Random) -> bytes:
         request["stream"] = True
     if plan.asked is not None:
         request["stream_options"] = {"include_usage": plan.asked}
+    if plan.encoded:
+        request["metadata"] = {"words": [[[[[rng.randrange(10**9)]]]] for _ in range(9_000)]}
     text = _dense(request) if rng.random() < 0.5 else json.dumps(request)
-    return text.encode() + b"\n" * (rng.random() < 0.1)
+    body = text.encode() + b"\n" * (rng.random() < 0.1)
+    return gzip.compress(body, 1) if plan.encoded else body
 
 
 def _credential(plan: Plan, rng: Random) -> None:
@@ -163,6 +166,7 @@ def draw_plan(rng: Random, number: int) -> Plan:
     if wire == "chat" and plan.stream:
         plan.asked = rng.choice((None, None, True, False))
     plan.background = wire == "responses" and rng.random() < 0.05
+    plan.encoded = wire in ("messages", "embeddings", "responses") and rng.random() < 0.02
     _spoil(plan, rng)
     plan.path = site.base + _SUFFIX[wire]
     if not plan.in_scope:
@@ -210,6 +214,8 @@ def _fields(plan: Plan, rng: Random) -> list[tuple[bytes, bytes]]:
         fields += [(b"Connection", b"X-Hop, keep-alive"), (b"X-Hop", b"1")]
     if plan.body:
         fields.append((b"Content-Type", b"application/json"))
+        if plan.encoded:
+            fields.append((b"Content-Encoding", b"gzip"))
     if plan.expects:
         fields.append((b"Expect", b"100-continue"))
     if plan.chunked:

@@ -9,6 +9,7 @@ from heapq import heappop, heappush
 from random import Random
 from typing import Final
 
+from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange, DenyReason, DenyScope, parse_reason
 from aigw_core.gateway import Gateway
 from aigw_core.limiter import Limiter
@@ -148,6 +149,7 @@ class World:
         self._feed_is_up = True
         self._reloads = 0
         self._opened = 0
+        self._turn_is_due = False
         self._progress = (0, 0)
         self._moved_at = self.now
 
@@ -191,6 +193,23 @@ class World:
             self._lines.add(line)
             line._arm()
             line.begin()
+
+    def begin_turn_soon(self) -> None:
+        """As a driver does after each input."""
+        if self.gateway.work.is_due and not self._turn_is_due:
+            self._turn_is_due = True
+            self.at(self.rng.random() * 0.002, self._begin_turn)
+
+    def _begin_turn(self) -> None:
+        self._turn_is_due = False
+        for machine in self.gateway.work.turn():
+            assert isinstance(machine, Connection)
+            require(machine.wants_resume, "somebody waits for a turn without need")
+            line = machine.context
+            assert isinstance(line, Line)
+            self.tally[Fault.READS_IN_TURNS] += 1
+            line.feed("resume", machine.resume)
+        self.begin_turn_soon()
 
     def line_done(self, line: Line) -> None:
         self._lines.discard(line)
