@@ -41,6 +41,7 @@ class Channel:
         self._stream = stream
         self._now = stream if isinstance(stream, SendsNow) else None
         self._tls = tls
+        self._unread: sockets.Unread | None = None
         self.on_data: Callable[[bytes], None] = _ignore
         """Gets the plaintext as it arrives; ``b""`` is EOF, after which nothing more is read."""
         self.on_gone: Callable[[bool], None] = _ignore
@@ -94,8 +95,25 @@ class Channel:
             raise self._failure
 
     @property
+    def peer_address(self) -> str | None:
+        """The IP address at the other end; None where the stream knows none."""
+        try:
+            name = self._stream.extra(SocketAttribute.remote_address, None)
+        except OSError:
+            # Gone already.
+            return None
+        return str(name[0]) if isinstance(name, tuple) else None
+
+    @property
     def is_open(self) -> bool:
         return not self._closed
+
+    @property
+    def has_input(self) -> bool:
+        """Of an open channel: its socket has something to read, its end included, that was not read yet."""
+        if self._unread is None:
+            self._unread = sockets.Unread(self._stream.extra(SocketAttribute.raw_socket, None))
+        return self._unread.is_there()
 
     @property
     def is_empty(self) -> bool:

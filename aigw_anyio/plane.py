@@ -70,6 +70,11 @@ class PooledUpstream(Protocol):
     @property
     def is_open(self) -> bool: ...
 
+    @property
+    def has_input(self) -> bool:
+        """The socket has something to read, its end included, that the event loop has not brought yet."""
+        ...
+
     def resume(self) -> None: ...
     def close(self) -> None: ...
     def abort(self) -> None: ...
@@ -221,7 +226,8 @@ class PlaneBase(Generic[D, U]):
             if handle is None:
                 return None
             handle.idle_lost = None
-            if handle.is_open:
+            # What comes between two exchanges belongs to nobody: the next one must not take it for its answer.
+            if handle.is_open and not handle.has_input:
                 return handle
             handle.abort()
 

@@ -65,13 +65,15 @@ class StreamDriver:
     def __init__(self, shared: Surroundings, channel: Channel) -> None:
         self._shared = shared
         self._sink = shared.sink
-        self.machine = Connection(shared.gateway, anyio.current_time())
+        self.machine = Connection(shared.gateway, anyio.current_time(), peer=channel.peer_address)
         self.machine.context = self
         self._down = channel
         channel.on_data, channel.on_gone, channel.on_edge = self._arrived, self._gone, self._edge
         self._reading = True
         self._upstream: StreamUpstream | None = None
         self._upstream_reading = True
+        self._unsent = False
+        """There is a connection out of the pool on which nothing of this exchange was sent yet."""
         self._connecting: anyio.CancelScope | None = None
         self._pending: deque[_Input] = deque()
         self._carrying = False
@@ -101,6 +103,8 @@ class StreamDriver:
     # What its channels call
 
     def _arrived(self, data: bytes) -> None:
+        if self._unsent:
+            self._look_again()
         self._feed(lambda now: self.machine.receive_downstream(data, now))
 
     def _gone(self, error: bool) -> None:  # noqa: ARG002  # to the machine a caller is gone either way
@@ -125,6 +129,8 @@ class StreamDriver:
     # What the data plane calls
 
     def fact_answer(self, fact_id: str, accepted: bool) -> None:
+        if self._unsent:
+            self._look_again()
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(lambda now: answer(fact_id, now))
 
@@ -142,6 +148,15 @@ class StreamDriver:
         self._run(self.machine.abandon(anyio.current_time()))
 
     # Driving
+
+    def _look_again(self) -> None:
+        """Before a request may go out on a connection that has waited for it: bytes on it are no answer to that."""
+        upstream = self._upstream
+        if upstream is None:
+            self._unsent = False
+        elif upstream.has_input:
+            attempt = upstream.attempt
+            self._feed(lambda now: self.machine.upstream_lost(attempt, True, now))
 
     def _feed(self, machine_input: _Input) -> None:
         """Feeds now, or after the effects that are being carried out."""
@@ -208,6 +223,7 @@ class StreamDriver:
     def _send_upstream(self, effect: SendUpstream) -> None:
         upstream = self._upstream
         if upstream is not None and upstream.attempt == effect.attempt:
+            self._unsent = False
             upstream.send(effect.data)
 
     def _open_fact(self, effect: OpenFact) -> None:
@@ -234,6 +250,7 @@ class StreamDriver:
         idle = None if effect.fresh else self._shared.idle_upstream(effect.origin, anyio.current_time())
         if idle is not None:
             self._attach(idle, attempt)
+            self._unsent = True
             self._pending.append(lambda now: self.machine.upstream_connected(attempt, True, now))
             return
         self._connecting = anyio.CancelScope()

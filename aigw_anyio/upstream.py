@@ -59,6 +59,10 @@ class StreamUpstream:
         return self._channel.is_open
 
     @property
+    def has_input(self) -> bool:
+        return self._channel.has_input
+
+    @property
     def usable(self) -> bool:
         """Open, with nothing left to send: fit for another request."""
         return self._channel.is_open and self._channel.is_empty

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from aigw_anyio.connecting import ConnectFailed
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import Reading
-from aigw_asyncio.sockets import reset, tune
+from aigw_asyncio.sockets import peer_address, reset, tune
 from aigw_asyncio.upstream import Upstream
 from aigw_core.connection import Connection
 from aigw_core.effects import (
@@ -56,6 +56,7 @@ class Downstream(Reading):
         "_tls",
         "_transport",
         "_turn",
+        "_unsent",
         "_upstream",
         "_work",
         "machine",
@@ -69,11 +70,10 @@ class Downstream(Reading):
         self._failures = plane.failures
         self._work = plane.gateway.work
         self._loop_time = plane.loop_time
-        self._now = self._loop_time()
+        self._now = 0.0
         """The time at which effects are carried out."""
-        self.machine = Connection(plane.gateway, self._now)
-        self.machine.context = self
-        self._timers = self.machine.timers
+        self.machine: Connection
+        """There as soon as the caller's address is known."""
         self._tls = tls
         self._transport: asyncio.Transport | None = None
         self._upstream: Upstream | None = None
@@ -81,6 +81,8 @@ class Downstream(Reading):
         self._pending: deque[_Input] = deque()
         self._opened: str | None = None
         """The id of a record that the sink has just accepted, which the machine was not told yet."""
+        self._unsent = False
+        """There is a connection out of the pool on which nothing of this exchange was sent yet."""
         self._carrying = False
         self._reading = True
         self._timer: asyncio.TimerHandle | None = None
@@ -91,6 +93,10 @@ class Downstream(Reading):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: the transports of uvloop do not inherit from asyncio's.
         self._transport = transport = cast(asyncio.Transport, transport)
+        self._now = self._loop_time()
+        self.machine = Connection(self._plane.gateway, self._now, peer=peer_address(transport))
+        self.machine.context = self
+        self._timers = self.machine.timers
         if not self._plane.admit(self):
             transport.abort()
             return
@@ -98,6 +104,8 @@ class Downstream(Reading):
         self._arm()
 
     def received(self, data: bytes) -> None:
+        if self._unsent:
+            self._look_again()
         tls = self._tls
         if tls is None:
             now = self._loop_time()
@@ -176,6 +184,8 @@ class Downstream(Reading):
     # What the data plane calls
 
     def fact_answer(self, fact_id: str, accepted: bool) -> None:
+        if self._unsent:
+            self._look_again()
         answer = self.machine.fact_opened if accepted else self.machine.fact_refused
         self._feed(partial(answer, fact_id))
 
@@ -200,6 +210,14 @@ class Downstream(Reading):
         self._dispose()
 
     # Driving
+
+    def _look_again(self) -> None:
+        """Before a request may go out on a connection that has waited for it: bytes on it are no answer to that."""
+        upstream = self._upstream
+        if upstream is None:
+            self._unsent = False
+        elif upstream.has_input:
+            self._feed(partial(self.machine.upstream_lost, upstream.attempt, True))
 
     def _feed(self, machine_input: _Input) -> None:
         """Feeds now, or after the effects that are being carried out."""
@@ -287,6 +305,7 @@ class Downstream(Reading):
             idle = self._plane.idle_upstream(effect.origin, self._now)
             if idle is not None:
                 self._attach(idle, attempt)
+                self._unsent = True
                 opened, self._opened = self._opened, None
                 if opened is not None:
                     self._pending.append(partial(self.machine.opened_and_connected, opened, attempt))
@@ -331,6 +350,7 @@ class Downstream(Reading):
     def _send_upstream(self, effect: SendUpstream) -> None:
         upstream = self._upstream
         if upstream is not None and upstream.attempt == effect.attempt:
+            self._unsent = False
             upstream.send(effect.data)
 
     def _send_downstream(self, effect: SendDownstream) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from typing import TYPE_CHECKING, Protocol, cast
 
+from aigw_anyio import sockets
 from aigw_anyio.plane import IdleLost
 from aigw_anyio.tlspipe import TlsPipe
 from aigw_asyncio.reading import ReadBuffer, Reading
@@ -37,6 +38,7 @@ class Upstream(Reading):
         "_tls",
         "_transport",
         "_turn",
+        "_unread",
         "attempt",
         "idle_lost",
         "origin",
@@ -56,6 +58,7 @@ class Upstream(Reading):
         """Told when the connection dies in the pool."""
         self._tls = tls
         self._transport: asyncio.Transport | None = None
+        self._unread = sockets.Unread(None)
         self._blocked = False
         self._paused = False
         self._established: asyncio.Future[None] | None = loop.create_future()
@@ -73,6 +76,10 @@ class Upstream(Reading):
         return transport is not None and not transport.is_closing()
 
     @property
+    def has_input(self) -> bool:
+        return self._unread.is_there()
+
+    @property
     def usable(self) -> bool:
         """Open, with nothing left to send: fit for another request."""
         if self._sent_at == self._turn.flushes:
@@ -85,6 +92,7 @@ class Upstream(Reading):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not asserted: the transports of uvloop do not inherit from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._unread = sockets.Unread(transport.get_extra_info("socket"))
         if self._tls is None:
             self._settle(None)
             return

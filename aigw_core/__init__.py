@@ -62,7 +62,7 @@ from aigw_core.messages import (
     UntilClose,
 )
 from aigw_core.origin import Origin, parse_origin
-from aigw_core.policy import AdmissionHook, ModelHook, OnClientAbort, Policy, ProviderPolicy, StoredRefs, Timeouts
+from aigw_core.policy import AdmissionHook, Byo, ModelHook, OnClientAbort, Policy, ProviderPolicy, StoredRefs, Timeouts
 from aigw_core.pool import UpstreamPool
 from aigw_core.providers import PROVIDERS, AuthScheme, Provider
 from aigw_core.resolver import AddressCache
@@ -83,6 +83,7 @@ __all__ = [
     "AdmissionHook",
     "Aggregate",
     "AuthScheme",
+    "Byo",
     "Chunked",
     "Close",
     "CloseDownstream",

@@ -6,16 +6,19 @@ Of a head that is repeated only what may come out otherwise is decided again: li
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import Final, Protocol
 
 from aigw_core.credentials import Credential, find_credential
 from aigw_core.denyset import DenyReason, DenySet
 from aigw_core.errors import Dialect, LocalProtocolError, Reason, Rejection
-from aigw_core.keys import VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
+from aigw_core.keys import KeyFault, VirtualKey, VirtualKeyError, fingerprint, parse_virtual_key
 from aigw_core.limiter import Aggregate, Limiter
-from aigw_core.messages import Length, RequestHead
-from aigw_core.policy import Policy, ProviderPolicy
+from aigw_core.messages import Length, NoBody, RequestHead
+from aigw_core.peers import Peer, has_room, take
+from aigw_core.policy import Byo, Policy, ProviderPolicy
 from aigw_core.routing import Route, bare_dialect, dialect_of, split_target
+from aigw_core.strangers import Strangers
 from aigw_core.wires import Wire
 
 ROUTES_MAX: Final = 1_024
@@ -29,6 +32,7 @@ class Shared(Protocol):
 
     limiter: Limiter
     deny: DenySet
+    strangers: Strangers
     hash_key: bytes
 
     def deny_unready(self) -> bool: ...
@@ -42,6 +46,12 @@ class Authorized:
     """None: BYO."""
     route: Route
     provider: ProviderPolicy
+    is_bodiless: bool = False
+    """A managed request that must not have a body."""
+    credential: bytes = b""
+    """Of BYO: what providers' verdicts are remembered by."""
+    proven_until: float = 0.0
+    """Of BYO: until when it need not be noted again that the provider accepts the credential."""
     identity: str | None = None
     """What facts say of caller and route, encoded once: a repeated request is authorized by the same object."""
 
@@ -139,8 +149,10 @@ def _foreign_key(credential: Credential, route: Route, policy: Policy) -> Reject
     return None
 
 
-def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> Authorized | Refused:
-    """Decides over one request head; ``now`` is monotonic seconds."""
+def authorize(
+    head: RequestHead, policy: Policy, shared: Shared, now: float, peer: Peer | None = None
+) -> Authorized | Refused:
+    """Decides over one request head; ``now`` is monotonic seconds, ``peer`` the connection that it came on."""
     notes = head.notes
     if notes is not None:
         known = notes.auth
@@ -149,22 +161,24 @@ def authorize(head: RequestHead, policy: Policy, shared: Shared, now: float) -> 
             if again is not None and again.caller is not None and policy.on_admission is None:
                 verdict = _judge_again(head, again, again.caller, known, shared, now)
             else:
-                verdict = _judge(head, known, shared, now)
+                verdict = _judge(head, known, shared, now, peer)
             return _refused(verdict, known.route) if isinstance(verdict, Rejection) else verdict
-    credential = find_credential(head.headers, head.target)
+    credential = find_credential(head.headers, head.target, head.method)
     value = credential.value if isinstance(credential, Credential) else b""
     route = _find_route(head, policy, value)
     if isinstance(route, Refused):
         return route
     if isinstance(credential, Rejection):
         return _refused(credential, route)
+    if policy.byo is Byo.REFUSE and (credential is None or not credential.managed):
+        return _refused(Rejection(Reason.VIRTUAL_KEY_NEEDED), route)
     if credential is None:
         return _refused(Rejection(Reason.NO_CREDENTIAL, _NO_CREDENTIAL), route)
     websocket = b"upgrade" in head.headers.first and b"websocket" in head.headers.tokens(b"upgrade")
     known = _Known(policy, credential, route, fingerprint(credential.value, shared.hash_key), websocket)
     if notes is not None:
         notes.auth = known
-    verdict = _judge(head, known, shared, now)
+    verdict = _judge(head, known, shared, now, peer)
     return _refused(verdict, route) if isinstance(verdict, Rejection) else verdict
 
 
@@ -175,13 +189,18 @@ def _refused(rejection: Rejection, route: Route) -> Refused:
 _NO_CREDENTIAL = "No API key was given: send it as `Authorization: Bearer` or `x-api-key`."
 
 
-def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Authorized | Rejection:
+def _judge(head: RequestHead, known: _Known, shared: Shared, now: float, peer: Peer | None) -> Authorized | Rejection:
     policy, route = known.policy, known.route
     if route.bare and not known.credential.managed:
         foreign = _foreign_key(known.credential, route, policy)
         if foreign is not None:
             return foreign
-    caller = _limit_and_verify(head, policy, shared, known.credential, known.mark, int(now))
+    if not known.credential.managed and shared.strangers.waits:
+        address = None if peer is None else peer.mark(Aggregate.BYO)
+        seconds = shared.strangers.wait(_stranger(known), address, now)
+        if seconds > 0:
+            return Rejection(Reason.KEYS_REFUSED, retry_after=ceil(seconds))
+    caller = _limit_and_verify(head, known, shared, int(now), peer)
     if isinstance(caller, Rejection):
         return caller
     if caller is not None and (denied := check_deny(caller, policy, shared)) is not None:
@@ -190,16 +209,26 @@ def _judge(head: RequestHead, known: _Known, shared: Shared, now: float) -> Auth
     if authorized is None:
         if known.websocket:
             return Rejection(Reason.UPGRADE)
-        authorized = Authorized(caller, route, policy.providers[route.provider])
+        is_bodiless = caller is not None and head.method in _BODILESS
+        authorized = Authorized(caller, route, policy.providers[route.provider], is_bodiless)
+        if caller is None:
+            authorized.credential = _stranger(known)
         rejection = _out_of_scope(head, authorized)
         if rejection is not None:
             return rejection
         known.authorized = authorized
+    if authorized.is_bodiless and _has_body(head):
+        return _BODY_OF_READ
     if policy.on_admission is not None:
         refused = policy.on_admission(caller, route)
         if refused is not None:
             return refused
     return authorized
+
+
+def _stranger(known: _Known) -> bytes:
+    """A credential as it is known to the provider that it is sent to: another may accept or refuse the same one."""
+    return known.mark + known.route.provider.encode()
 
 
 def _judge_again(
@@ -211,7 +240,21 @@ def _judge_again(
         return Rejection(Reason.RATE_LIMITED, detail="key")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
         return _too_large(policy)
+    if authorized.is_bodiless and _has_body(head):
+        return _BODY_OF_READ
     return check_deny(caller, policy, shared) or authorized
+
+
+_BODILESS: Final = frozenset({b"GET", b"HEAD"})
+_BODY_OF_READ: Final = Rejection(
+    Reason.BODY_RULE, "A GET or HEAD request with a virtual key must not have a body.", detail="body of a GET or HEAD"
+)
+"""A server that does not expect a body reads it as the next request of the connection (RFC 9110 §9.3.1)."""
+
+
+def _has_body(head: RequestHead) -> bool:
+    framing = head.framing
+    return framing.n > 0 if isinstance(framing, Length) else not isinstance(framing, NoBody)
 
 
 def _too_large(policy: Policy) -> Rejection:
@@ -234,15 +277,15 @@ def _out_of_scope(head: RequestHead, authorized: Authorized) -> Rejection | None
 
 
 def _limit_and_verify(
-    head: RequestHead, policy: Policy, shared: Shared, credential: Credential, mark: bytes, window: int
+    head: RequestHead, about: _Known, shared: Shared, window: int, peer: Peer | None
 ) -> VirtualKey | Rejection | None:
-    """Steps 4 to 6: None for BYO, the key for managed callers. ``mark`` is the credential's fingerprint."""
-    limiter = shared.limiter
-    known: VirtualKey | None = None
+    """Steps 4 to 6: None for BYO, the key for managed callers."""
+    policy, credential, mark, limiter = about.policy, about.credential, about.mark, shared.limiter
+    caller: VirtualKey | None = None
     parsed = None
     if credential.managed:
-        known = policy.keyring.lookup(mark)
-        if known is None:
+        caller = policy.keyring.lookup(mark)
+        if caller is None:
             try:
                 parsed = parse_virtual_key(credential.value)
             except VirtualKeyError:
@@ -250,19 +293,30 @@ def _limit_and_verify(
     if not limiter.allow(mark, policy.rate_limit_rps, window):
         return Rejection(Reason.RATE_LIMITED, detail="key")
     if not credential.managed:
-        if not limiter.allow_aggregate(Aggregate.BYO, policy.byo_rate_limit_rps, window):
+        limit = policy.byo_rate_limit_rps
+        if not (
+            limiter.allow_aggregate(Aggregate.BYO, limit, window)
+            if peer is None
+            else peer.allow(limiter, Aggregate.BYO, limit, window)
+        ):
             return Rejection(Reason.RATE_LIMITED, detail="byo")
-    elif parsed is not None and not limiter.allow_aggregate(
-        Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window
+    elif (
+        # The limit is there for signature work, of which a key of an unknown kid costs none.
+        parsed is not None
+        and policy.keyring.knows(parsed.claimed.kid)
+        and not has_room(peer, limiter, Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window)
     ):
         return Rejection(Reason.RATE_LIMITED, detail="unverified")
     if isinstance(head.framing, Length) and head.framing.n > policy.max_request_bytes:
         return _too_large(policy)
     if parsed is None:
-        return known
+        return caller
     try:
         return policy.keyring.verify(parsed, mark)
-    except VirtualKeyError:
+    except VirtualKeyError as error:
+        if error.fault is KeyFault.BAD_SIGNATURE:
+            # A key that holds is charged nothing: it is known from now on.
+            take(peer, limiter, Aggregate.UNVERIFIED, policy.unverified_rate_limit_rps, window)
         return Rejection(Reason.BAD_KEY)
 
 

@@ -59,10 +59,12 @@ class ConnectionBase:
         "_eof",
         "_exchange",
         "_gateway",
+        "_held",
         "_keep_alive",
         "_last_attempt",
         "_memo",
         "_out",
+        "_peer",
         "_request",
         "_searched",
         "_state",
@@ -73,8 +75,10 @@ class ConnectionBase:
         "timers",
     )
 
-    def __init__(self, gateway: Gateway, now: float) -> None:
+    def __init__(self, gateway: Gateway, now: float, *, peer: str | bytes | None = None) -> None:
+        """``peer`` is the caller's address as text; without it limits that strangers share have no shares."""
         self._gateway = gateway
+        self._peer = gateway.peer(peer)
         gateway.stats.connections_total += 1
         self.context: object = None
         """For the driver's own use."""
@@ -85,6 +89,8 @@ class ConnectionBase:
         """The machine is through: close both sockets now, never before. Read-only."""
         self.timers.set(timers.CLIENT_HEAD, now + gateway.policy.timeouts.client_head)
         self._buffer = bytearray()
+        self._held = 0
+        """Bytes of an incomplete head, as far as the gateway counts them."""
         self._searched = 0
         self._memo = HeadMemo()
         self._request: RequestHead | None = None
@@ -275,8 +281,15 @@ class ConnectionBase:
 
     # Closing
 
+    def _release_head(self) -> None:
+        """The head is complete, or given up: nothing of it is held any more."""
+        self._gateway.heads_held -= self._held
+        self._held = 0
+
     def _linger(self, now: float) -> None:
         self._move(states.LINGER)
+        if self._held:
+            self._release_head()
         self._exchange = None
         self._body_reader = None
         self._buffer.clear()
@@ -296,6 +309,8 @@ class ConnectionBase:
         if not self.done:
             self._move(states.CLOSE)
             self.done = True
+        if self._held:
+            self._release_head()
         self.timers.clear_all()
         self._body_reader = None
         self._upstream = None

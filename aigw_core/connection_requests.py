@@ -37,6 +37,7 @@ class ConnectionRequests(ConnectionBase):
         """The first bytes of a request, mostly all of it: nothing is copied where the head is whole."""
         end = data.find(b"\r\n\r\n", 0, HEAD_MAX + 4)
         if end < 0:
+            # Counted where it is looked at for the first time, right after this.
             self._buffer += data
             return
         self._first_byte()
@@ -68,6 +69,7 @@ class ConnectionRequests(ConnectionBase):
             end = find_head_end(buffer, self._searched)
             if end < 0:
                 self._searched = len(buffer)
+                self._hold_head(len(buffer))
                 if not self.timers.is_set(timers.CLIENT_HEAD):
                     self.timers.set(timers.CLIENT_HEAD, now + self._gateway.policy.timeouts.client_head)
                 return False
@@ -77,11 +79,23 @@ class ConnectionRequests(ConnectionBase):
             return True
         rest = bytes(buffer[end + 4 :])
         buffer.clear()
+        if self._held:
+            self._release_head()
         self._begin(head, rest, now)
         return True
 
+    def _hold_head(self, size: int) -> None:
+        """Counts what is held. Raises RemoteProtocolError (503) where that is too much for all connections together."""
+        more = size - self._held
+        if not self._gateway.may_hold(size, more):
+            raise RemoteProtocolError("Too many request heads are incomplete. Try again.", 503)
+        self._gateway.heads_held += more
+        self._held = size
+
     def _malformed(self, error: RemoteProtocolError, now: float) -> None:
         self._buffer.clear()
+        if self._held:
+            self._release_head()
         self.timers.clear(timers.CLIENT_HEAD)
         self._move(states.REQUEST)
         self._close_after = True
@@ -93,7 +107,7 @@ class ConnectionRequests(ConnectionBase):
     def _new_exchange(self) -> ExchangeMachine:
         self._cut = False
         # By position, as all of what each exchange makes anew: by name a call to a class takes twice as long.
-        exchange = ExchangeMachine(self._gateway, self, self, self.timers, self._last_attempt, True)
+        exchange = ExchangeMachine(self._gateway, self, self, self.timers, self._last_attempt, True, self._peer)
         self._exchange = exchange
         return exchange
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from base64 import b64encode
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from aigw_core.errors import Reason, Rejection
@@ -11,6 +14,14 @@ from aigw_core.headers import Headers
 CREDENTIAL_HEADERS = frozenset({b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key"})
 _MANAGED_PREFIX = b"bai_"
 _KEY_MARK = b"bai_v"
+_HEX_MARK = _KEY_MARK.hex().encode()
+
+
+# "bai_v" in base64, as far as it does not depend on what stands around it, for each place among groups of three bytes.
+_BASE64_MARK_0 = b64encode(_KEY_MARK)[:6]
+_BASE64_MARK_1 = b64encode(b"?" + _KEY_MARK)[2:8]
+_BASE64_MARK_2 = b64encode(b"??" + _KEY_MARK)[3:9]
+_BASE64_MARKS = (_BASE64_MARK_0, _BASE64_MARK_1, _BASE64_MARK_2)
 
 
 @dataclass(slots=True)
@@ -35,14 +46,31 @@ def _bearer(value: bytes) -> bytes | None:
     return value[7:].strip(b" \t") if value[6:7] in (b" ", b"\t") else None
 
 
-def find_credential(headers: Headers, target: bytes) -> Credential | Rejection | None:
+def _coded(text: str) -> str:
+    """A pattern for lower-case text of which any character may stand as a percent code, however often encoded again."""
+    parts = []
+    for character in text:
+        codes = {f"{ord(character):02x}", f"{ord(character.upper()):02x}"}
+        parts.append(f"(?:{re.escape(character)}|%(?:25)*(?:{'|'.join(sorted(codes))}))")
+    return "".join(parts)
+
+
+# Each code begins with a percent sign of its own, so that no byte is looked at more than a few times.
+_CODED_MARK: Final = re.compile(_coded(_KEY_MARK.decode()).encode())
+_CODED_VALUE: Final = re.compile(_coded("=" + _MANAGED_PREFIX.decode()).encode())
+_CODED_DIGIT: Final = re.compile(rb"%(?:25)*3[0-9]")
+"""Digits need no code: who encodes them encodes everything, and so the codes themselves when it is done again."""
+
+
+def find_credential(headers: Headers, target: bytes, method: bytes = b"") -> Credential | Rejection | None:
     """The caller's credential; None where there is none.
 
     A ``bai_`` value in any of the four headers, on any line, makes the caller managed: taking the first
     header only once let a virtual key travel to a provider beside a junk ``x-api-key``. A virtual key that
-    stands anywhere else is refused, whoever the caller is.
+    stands anywhere else, method and names of headers included, is refused, whoever the caller is.
     """
     managed: bytes | None = None
+    lines_of_key = 0
     byo: list[bytes] = []
     for lower, _, value, _, _ in headers.fields:
         if lower in CREDENTIAL_HEADERS:
@@ -53,25 +81,74 @@ def find_credential(headers: Headers, target: bytes) -> Credential | Rejection |
                 if managed is not None and managed != token:
                     return Rejection(Reason.CONFLICTING_KEYS)
                 managed = token
+                lines_of_key += 1
                 continue
-            if _KEY_MARK in value or token.startswith(_MANAGED_PREFIX):
-                return Rejection(Reason.MISPLACED_KEY, "Send a virtual key as `Authorization: Bearer` or `x-api-key`.")
             if token:
                 byo.append(token)
-        elif _KEY_MARK in value:
-            return Rejection(Reason.MISPLACED_KEY)
-    if _in_target(target):
-        return Rejection(Reason.MISPLACED_KEY, "A virtual key must not stand in the URL.")
+    text = b"%b %b\n%b" % (method, target, headers.lines())
+    if managed is not None:
+        text = text.replace(managed, b"", lines_of_key)
+    if _looks_odd(text):
+        misplaced = _misplaced(headers, target, method)
+        if misplaced is not None:
+            return misplaced
     if managed is not None:
         return Credential(managed, True)
     return Credential(byo[0], False, tuple(byo[1:])) if byo else None
 
 
-def _in_target(target: bytes) -> bool:
-    plain = unquote_to_bytes(target) if b"%" in target else target
-    if _KEY_MARK in plain:
-        return True
-    query = plain.partition(b"?")[2]
-    return _MANAGED_PREFIX in query and any(
-        part.partition(b"=")[2].startswith(_MANAGED_PREFIX) for part in query.replace(b";", b"&").split(b"&")
+def _looks_odd(text: bytes) -> bool:
+    """Whether a virtual key may stand in this text, in whatever spelling; False is certain, and quick."""
+    lower = text.lower()
+    return (
+        _MANAGED_PREFIX in lower
+        or b"%" in lower
+        or _HEX_MARK in lower
+        or _BASE64_MARK_0 in text
+        or _BASE64_MARK_1 in text
+        or _BASE64_MARK_2 in text
     )
+
+
+def _misplaced(headers: Headers, target: bytes, method: bytes) -> Rejection | None:
+    """Why a request is refused that has a virtual key where none belongs."""
+    if _begins_like_key(method) or spells_key(method):
+        return Rejection(Reason.MISPLACED_KEY)
+    for lower, name, value, _, _ in headers.fields:
+        if lower.startswith(_MANAGED_PREFIX) or spells_key(name):
+            return Rejection(Reason.MISPLACED_KEY)
+        if lower not in CREDENTIAL_HEADERS:
+            if spells_key(value):
+                return Rejection(Reason.MISPLACED_KEY)
+            continue
+        token = _bearer(value) if lower == b"authorization" else value
+        if token is not None and token.startswith(_MANAGED_PREFIX):
+            # In its place; were there another one, the caller would have been refused for that.
+            continue
+        if _begins_like_key(value if token is None else token) or spells_key(value):
+            return Rejection(Reason.MISPLACED_KEY, "Send a virtual key as `Authorization: Bearer` or `x-api-key`.")
+    if _in_target(target):
+        return Rejection(Reason.MISPLACED_KEY, "A virtual key must not stand in the URL.")
+    return None
+
+
+def _begins_like_key(text: bytes) -> bool:
+    return text[: len(_MANAGED_PREFIX)].lower() == _MANAGED_PREFIX
+
+
+def spells_key(text: bytes) -> bool:
+    """Whether a virtual key may stand in this text: in any case, percent-encoded, in hexadecimal or in base64."""
+    lower = text.lower()
+    if _KEY_MARK in lower or _HEX_MARK in lower or any(mark in text for mark in _BASE64_MARKS):
+        return True
+    return b"%" in lower and _is_coded(_CODED_MARK, lower)
+
+
+def _is_coded(pattern: re.Pattern[bytes], lower: bytes) -> bool:
+    if pattern.search(lower) is not None:
+        return True
+    return _CODED_DIGIT.search(lower) is not None and pattern.search(unquote_to_bytes(lower).lower()) is not None
+
+
+def _in_target(target: bytes) -> bool:
+    return spells_key(target) or _is_coded(_CODED_VALUE, target.lower())

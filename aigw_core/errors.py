@@ -57,6 +57,9 @@ class Reason(Enum):
 
     MALFORMED = _Kind(400, _INVALID, "malformed_request", _INVALID, "The request is not valid HTTP/1.1.", False)
     HEAD_TOO_LARGE = _Kind(431, _INVALID, "head_too_large", _INVALID, "The request head is too large.", False)
+    HEADS_WAITING = _Kind(
+        503, "server_error", "overloaded", "api_error", "Too many request heads are incomplete. Try again.", None, 1
+    )
     NOT_IMPLEMENTED = _Kind(501, _INVALID, "not_implemented", _INVALID, "Not implemented by this gateway.", False)
     HTTP_VERSION = _Kind(505, _INVALID, "http_version", _INVALID, "Only HTTP/1.0 and HTTP/1.1 are served.", False)
     UNKNOWN_ROUTE = _Kind(404, _INVALID, "unknown_route", "not_found_error", "No such provider.", False)
@@ -64,11 +67,28 @@ class Reason(Enum):
         400, _INVALID, "wrong_provider", _INVALID, "This key belongs to another provider than the path names.", False
     )
     NO_CREDENTIAL = _Kind(401, _INVALID, "missing_api_key", "authentication_error", "No API key was given.", False)
+    VIRTUAL_KEY_NEEDED = _Kind(
+        401,
+        _INVALID,
+        "virtual_key_required",
+        "authentication_error",
+        "This gateway takes virtual keys only: send one as `Authorization: Bearer` or `x-api-key`.",
+        False,
+    )
     CONFLICTING_KEYS = _Kind(400, _INVALID, "conflicting_keys", _INVALID, "Two different virtual keys.", False)
     MISPLACED_KEY = _Kind(
         400, _INVALID, "misplaced_key", _INVALID, "A virtual key stands where no credential belongs.", False
     )
     BAD_KEY = _Kind(401, _INVALID, "invalid_api_key", "authentication_error", "Incorrect API key provided.", False)
+    KEYS_REFUSED = _Kind(
+        429,
+        "requests",
+        "provider_refuses_keys",
+        "rate_limit_error",
+        "The provider keeps refusing the keys that come from here. Try again later.",
+        None,
+        1,
+    )
     RATE_LIMITED = _Kind(
         429, "requests", "rate_limit_exceeded", "rate_limit_error", "Too many requests. Try again later.", None, 1
     )
@@ -122,6 +142,8 @@ class Rejection:
     status_override: int | None = None
     allow: str | None = None
     """The ``Allow`` header of a 405 (RFC 9110 §15.5.6)."""
+    retry_after: int | None = None
+    """Seconds, in place of the reason's own."""
     detail: str = ""
     """For the log alone, beside the reason: words of ours, never what a caller or provider sent."""
 
@@ -155,8 +177,9 @@ class Rejection:
         out = [(b"content-type", b"application/json"), (id_name, request_id.encode())]
         if kind.retry is not None:
             out.append((b"x-should-retry", b"true" if kind.retry else b"false"))
-        if kind.retry_after is not None:
-            out.append((b"retry-after", b"%d" % kind.retry_after))
+        retry_after = kind.retry_after if self.retry_after is None else self.retry_after
+        if retry_after is not None:
+            out.append((b"retry-after", b"%d" % retry_after))
         if self.allow is not None:
             out.append((b"allow", self.allow.encode()))
         if self.status == 426:
@@ -166,6 +189,7 @@ class Rejection:
 
 
 _BY_STATUS = {
+    503: Reason.HEADS_WAITING,
     431: Reason.HEAD_TOO_LARGE,
     501: Reason.NOT_IMPLEMENTED,
     505: Reason.HTTP_VERSION,

@@ -36,11 +36,13 @@ class Exchange:
         timers: Timers | None = None,
         last_attempt: int = 0,
         is_paced: bool = False,
+        peer: str | bytes | None = None,
     ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
 
         ``is_paced``: the driver calls ``resume`` while ``wants_resume``, so that no input reads more of a body than one
-        turn should; ``Gateway.work`` says when.
+        turn should; ``Gateway.work`` says when. ``peer`` is the caller's address as text; without it limits that
+        strangers share have no shares.
         """
         self._port = EffectPort()
         self._machine = ExchangeMachine(
@@ -50,6 +52,7 @@ class Exchange:
             timers=timers if timers is not None else Timers(),
             last_attempt=last_attempt,
             is_paced=is_paced,
+            peer=gateway.peer(peer),
         )
 
     # What a driver reads

@@ -18,7 +18,9 @@ from aigw_core.errors import Dialect, Reason, Rejection
 from aigw_core.facts import COMPLETE, OpenRecord, Outcome
 from aigw_core.gateway import Cuttable
 from aigw_core.http1.shapes import ResponseShapes
+from aigw_core.limiter import Aggregate
 from aigw_core.messages import ResponseHead
+from aigw_core.peers import Peer
 from aigw_core.port import Port
 from aigw_core.requestside import REQUEST_HOLD_MAX, RequestSide
 from aigw_core.responseside import ResponseSide
@@ -26,12 +28,20 @@ from aigw_core.routing import Route
 from aigw_core.settlement import final_outcome, settle
 from aigw_core.states import EXCHANGE_TABLE, ExchangeEvent, ExchangeState
 from aigw_core.stats import BYO, MANAGED, ExchangeLog
+from aigw_core.strangers import FORBIDDEN_STATUS, REFUSED_STATUS, names_the_key
 from aigw_core.timers import CONNECT, NEVER, Timer, Timers
 from aigw_core.trace import trace_id_of
 
 if TYPE_CHECKING:
     from aigw_core.gateway import Gateway
 
+PROVEN_SECS: Final = 60.0
+"""Seconds in which a credential that worked is not noted again: little against the hour for which it is remembered."""
+_UNPROVING: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""Methods that some providers answer without looking at the key."""
+_WITH_BODY: Final = frozenset({b"POST", b"PUT", b"PATCH"})
+"""Methods whose body every server reads. The body of any other has no defined meaning (RFC 9110 §9.3), and a server
+that leaves it unread takes it for the next request: that one must be nobody else's."""
 CONNECT_RETRIES_MAX: Final = 2
 """Connections tried beyond the first; each takes the next address."""
 
@@ -64,6 +74,7 @@ class ExchangeBase:
         "inbound",
         "must_close",
         "outbound",
+        "peer",
         "port",
         "state",
         "timers",
@@ -77,11 +88,13 @@ class ExchangeBase:
         timers: Timers,
         last_attempt: int,
         is_paced: bool = False,
+        peer: Peer | None = None,
     ) -> None:
         """``owner`` is what ``Gateway.apply_deny`` returns to be cut; ``last_attempt`` is the last number used.
 
         ``is_paced``: the driver calls ``resume``, so that no input reads more of a body than one turn should.
         """
+        self.peer = peer
         self.gateway = gateway
         self.state: ExchangeState = states.NEW
         self.timers = timers
@@ -164,6 +177,9 @@ class ExchangeBase:
         if was is leg.NONE or was is leg.RELEASED:
             return
         assert self._authorized is not None
+        request = self.inbound
+        if request is not None and request.head.method not in _WITH_BODY and not request.empty:
+            reusable = False
         # A connection that never carried a byte of this exchange is as good as it was.
         reusable = reusable or was is leg.READY
         self.port.release_upstream(ReleaseUpstream(self.attempt, reusable, self._authorized.provider.idle_timeout))
@@ -252,6 +268,8 @@ class ExchangeBase:
             self._release(reusable=False)
         self._move(states.CONCLUDE)
         if self._record is None:
+            if response.upstream_status != 200 or now >= authorized.proven_until:
+                self._learn(authorized, request, response, now)
             outcome = final_outcome(outcome, None, response.upstream_status)
             self.gateway.stats.count_byo(
                 authorized.route.provider,
@@ -280,6 +298,21 @@ class ExchangeBase:
         if authorized.caller is not None and self._owner is not None:
             self.gateway.unregister(self._owner, authorized.caller)
         self._close_books()
+
+    def _learn(self, authorized: Authorized, request: RequestSide, response: ResponseSide, now: float) -> None:
+        """What the provider's answer says of a caller's own key."""
+        status, strangers = response.upstream_status, self.gateway.strangers
+        if status is None or authorized.caller is not None:
+            return
+        is_refused = status == REFUSED_STATUS
+        if status == FORBIDDEN_STATUS and response.ttft_at is not None:
+            is_refused = names_the_key(response.first)
+        if is_refused:
+            address = None if self.peer is None else self.peer.mark(Aggregate.BYO)
+            strangers.refused(authorized.credential, address, self._started_at, now)
+        elif status < 300 and request.head.method not in _UNPROVING:
+            strangers.accepted(authorized.credential, now)
+            authorized.proven_until = now + PROVEN_SECS
 
     def _close_books(self) -> None:
         self.gateway.active -= 1

@@ -50,7 +50,7 @@ class ExchangeRequests(ExchangeBase):
         gateway = self.gateway
         wall_ms = gateway.clock.wall_ms(now)
         self.id = gateway.ids.make(wall_ms)
-        decision = authorize(head, self._policy, gateway, now)
+        decision = authorize(head, self._policy, gateway, now, self.peer)
         if isinstance(decision, Refused):
             self._dialect = decision.dialect
             self._refused_route = decision.route

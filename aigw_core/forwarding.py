@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from aigw_core.auth import Authorized
@@ -19,9 +20,34 @@ _ID_NAME: Final = b"x-aigw-request-id"
 _CHUNKED: Field = make_field(b"Transfer-Encoding", b"chunked")
 _REWRITTEN = frozenset({b"host", b"content-length", b"anthropic-beta"})
 _NEVER_FORWARDED = frozenset({b"expect"})
-_MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | {b"accept-encoding"}
 _PERCENT: Final = 0x25
 _BACKSLASH: Final = 0x5C
+OVERRIDE_HEADERS = frozenset(
+    {
+        b"x-forwarded-host",
+        b"x-forwarded-path",
+        b"x-forwarded-prefix",
+        b"x-forwarded-uri",
+        b"x-host",
+        b"x-http-method",
+        b"x-http-method-override",
+        b"x-method-override",
+        b"x-original-host",
+        b"x-original-method",
+        b"x-original-uri",
+        b"x-original-url",
+        b"x-override-url",
+        b"x-rewrite-url",
+    }
+)
+"""Dropped for managed callers: some servers take method, path or host from these, and not from what was authorized."""
+_MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | OVERRIDE_HEADERS | {b"accept-encoding"}
+_FRAMING_AND_HOST = frozenset({b"host", b"content-length"})
+_LETTERS_AND_DIGITS = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
+_FOLDED = bytes(byte if byte in _LETTERS_AND_DIGITS else ord("-") for byte in range(256))
+"""How servers that hand headers on as variables (RFC 3875 §4.1.18) tell names apart: ``x_api_key`` is ``x-api-key``."""
+# RFC 9110 §5.6.2 token, without the quotes.
+_WORDS = re.compile(rb"[!#$%&*+\-.^_|~0-9A-Za-z]+")
 _LENGTH = frozenset({b"content-length"})
 
 
@@ -68,10 +94,16 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
     dropped = hop_by_hop_of(head.headers) | _NEVER_FORWARDED
     if managed:
         dropped = dropped | _MANAGED_ONLY_DROPPED | policy.managed_drop_headers
+    folded_dropped = _fold_all(dropped)
+    # In its own spelling such a field is rewritten; in another one it would stand beside ours.
+    own_spelling = _REWRITTEN if managed else _FRAMING_AND_HOST
     out: list[Field] = []
     for field in head.headers.fields:
         lower, name, value, _, _ = field
-        if lower in dropped or lower.startswith(DROPPED_PREFIXES):
+        folded = lower.translate(_FOLDED)
+        if folded in folded_dropped or folded.startswith(DROPPED_PREFIXES):
+            continue
+        if folded != lower and folded in own_spelling:
             continue
         if lower in _REWRITTEN:
             if lower == b"host":
@@ -100,6 +132,11 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
     return RequestHead(head.method, authorized.route.target, Headers(out), framing)
 
 
+@lru_cache(maxsize=64)
+def _fold_all(names: frozenset[bytes]) -> frozenset[bytes]:
+    return frozenset(name.translate(_FOLDED) for name in names)
+
+
 def _upstream_fields(authorized: Authorized, policy: Policy) -> tuple[Field, Field | None]:
     """Host and, where there is a pool key, the credential in the scheme of this provider and wire."""
     provider, messages = authorized.provider, speaks_anthropic(authorized.route.wire)
@@ -117,12 +154,21 @@ def _upstream_fields(authorized: Authorized, policy: Policy) -> tuple[Field, Fie
 
 
 def _kept_betas(value: bytes, patterns: tuple[str, ...]) -> bytes | None:
-    """The value without the dropped tokens: untouched where none is dropped, None where none is left."""
-    tokens = [token.strip(b" \t") for token in value.split(b",")]
-    kept = [token for token in tokens if not any(_matches(token, pattern) for pattern in patterns)]
-    if len(kept) == len(tokens):
+    """The value without the dropped tokens: untouched where none is dropped, None where none is left.
+
+    A member goes if any word in it is to be dropped, whatever stands around: servers split such values in more ways
+    than at commas. One with bytes that are not ASCII goes as well, since some servers take them for white space.
+    """
+    members = [member.strip(b" \t") for member in value.split(b",")]
+    kept = [
+        member
+        for member in members
+        if member.isascii()
+        and not any(_matches(word, pattern) for word in _WORDS.findall(member) for pattern in patterns)
+    ]
+    if len(kept) == len(members):
         return value
-    return b",".join(kept) or None
+    return b",".join(kept) if any(kept) else None
 
 
 def _matches(token: bytes, pattern: str) -> bool:

@@ -10,14 +10,23 @@ from aigw_core.denyset import DenyChange, DenyReason, DenyScope, DenySet
 from aigw_core.keys import VirtualKey, fingerprint
 from aigw_core.limiter import Limiter
 from aigw_core.origin import Origin
+from aigw_core.peers import Peer
 from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
+from aigw_core.strangers import Strangers
 from aigw_core.work import WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
 
+HEADS_HELD_MAX: Final = 16 * 1024 * 1024
+"""Bytes of incomplete heads that all connections of a process hold together: whoever sends them is not known yet, and
+what one connection may hold, times as many as there may be, is gigabytes."""
+HEAD_SHARE_MAX: Final = 16
+"""A head holds at most this fraction (1/16) of what is still free: large ones are refused long before small ones."""
+HEAD_SMALL_SIZE: Final = 2_048
+"""Bytes of a head that may wait as long as anything is free: an SDK's has below 1 KiB."""
 CLOCK_JUMP_MAX: Final = 5.0
 """Seconds that the wall clock may step before the deny feed no longer counts as current."""
 
@@ -62,6 +71,10 @@ class Gateway:
         self.deny_confirmed_at: float | None = None
         """Monotonic seconds at which the feed last knew that it was current; None without a feed."""
         self.pool: UpstreamPool[object] = UpstreamPool(max_idle=pool_max_idle)
+        self.heads_held = 0
+        """Bytes of heads that are not complete, of all connections; kept by them."""
+        self.strangers = Strangers()
+        """What providers said of callers' own keys."""
         self.stats = Stats()
         self.work = WorkShares()
         """Who reads on in which turn: a driver of many connections begins turns, see there."""
@@ -91,11 +104,21 @@ class Gateway:
             self.deny_confirmed_at -= jump
         return jump > CLOCK_JUMP_MAX
 
+    def may_hold(self, size: int, more: int) -> bool:
+        """Whether a connection may hold ``size`` bytes of a head, ``more`` of which are not counted yet."""
+        free = HEADS_HELD_MAX - self.heads_held - more
+        return free >= 0 and size <= max(free // HEAD_SHARE_MAX, HEAD_SMALL_SIZE)
+
+    def peer(self, address: str | bytes | None) -> Peer | None:
+        """What counts a new connection from this address; None where it is not known."""
+        return Peer(address, self.hash_key) if address else None
+
     def new_id(self, now: float) -> str:
         return self.ids.make(self.clock.wall_ms(now))
 
     def reload(self, policy: Policy) -> list[object]:
         """Swaps the policy whole; running exchanges keep theirs. Returns idle connections to close."""
+        policy.keyring.take_over(self.policy.keyring)
         self.policy = policy
         keep: set[Origin] = {provider.origin for provider in policy.providers.values()}
         return self.pool.retire(keep)

@@ -186,10 +186,10 @@ def parse_public_key(text: str | bytes) -> bytes:
 class KeyRing:
     """Public keys by kid, and a bounded cache of the virtual keys that verified under them.
 
-    The cache belongs to the ring and goes with it, so a kid that is taken away is refused at once. Only
-    verified keys enter, so strangers cannot evict anyone; when it is full the oldest entry goes, and that key
-    costs one more verification, at the next connection that brings it. `len()` is the number of kids: an empty
-    ring refuses every virtual key.
+    The cache belongs to the ring. A ring that follows it may take over what still holds; a kid that is taken away
+    or gets another public key is refused at once. Only verified keys enter, so strangers cannot evict anyone; when
+    it is full the oldest entry goes, and that key costs one more verification, at the next connection that brings
+    it. `len()` is the number of kids: an empty ring refuses every virtual key.
 
     Raises ValueError for a kid outside u32, a public key that `parse_public_key` refuses, or a cache_max
     below 1.
@@ -224,6 +224,22 @@ class KeyRing:
     def cached(self) -> int:
         """The number of verified keys in the cache."""
         return len(self._cache)
+
+    def knows(self, kid: int) -> bool:
+        """Whether there is a public key to verify with."""
+        return kid in self._public_keys
+
+    def take_over(self, older: "KeyRing") -> None:
+        """Remember what verified under a ring that this one replaces, where the public key is still the same."""
+        if older._public_keys == self._public_keys and older._cache_max == self._cache_max:
+            # Whatever verifies under either of them holds for the other, so both may go on with one cache.
+            self._cache = older._cache
+            return
+        same = {kid for kid, key in self._public_keys.items() if older._public_keys.get(kid) == key}
+        held = [item for item in older._cache.items() if item[1].kid in same]
+        self._cache = OrderedDict([*held[-self._cache_max :], *self._cache.items()])
+        while len(self._cache) > self._cache_max:
+            self._cache.popitem(last=False)
 
     def lookup(self, fingerprint: bytes) -> VirtualKey | None:
         """The key that verified under this fingerprint of the whole raw credential, without crypto."""

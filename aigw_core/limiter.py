@@ -48,6 +48,8 @@ class Limiter:
     A refused request is not counted: a limit of n lets n requests of each window pass, and who hammers on
     after that neither prolongs the refusal nor fills the counters that others share.
 
+    What else has a keyed hash of 32 bytes is counted in the same way, such as the address that requests come from.
+
     Error bound, for one process: with N requests of other credentials counted in the window, the estimate
     for a credential is never below its true count, never more than N above it, and m or more above it with
     a probability of at most (N / (65,536 m))^5, since each of the five rows must collide by itself (Markov's
@@ -168,6 +170,12 @@ class Limiter:
         if count < COUNT_MAX:
             counters[aggregate] = count + 1
         return True
+
+    def room(self, aggregate: Aggregate, limit: int, window: int) -> int:
+        """How many more requests of this aggregate its limit leaves in this window; below 1 where it is used up."""
+        if window != self._window:
+            self._enter(window)
+        return limit - self._aggregates[aggregate]
 
     def estimate(self, fingerprint: bytes, window: int) -> int:
         """The counted requests of this credential in this window, or a little more; 0 once it has passed."""

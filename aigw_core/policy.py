@@ -34,6 +34,14 @@ class OnClientAbort(StrEnum):
     """Read on, bounded in bytes and seconds, for the final usage."""
 
 
+class Byo(StrEnum):
+    """Whether callers may bring a provider's key of their own."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+    """Virtual keys only."""
+
+
 class StoredRefs(StrEnum):
     """Whether managed Responses calls may name what is stored under the shared pool key."""
 
@@ -118,6 +126,7 @@ class Policy:
     providers: Mapping[str, ProviderPolicy]
     keyring: KeyRing
     timeouts: Timeouts = Timeouts()
+    byo: Byo = Byo.ALLOW
     rate_limit_rps: int = 100
     byo_rate_limit_rps: int = 1000
     unverified_rate_limit_rps: int = 1000

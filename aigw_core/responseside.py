@@ -13,6 +13,7 @@ from aigw_core.keymask import NO_SIGN, KeyMask, MaskedBody
 from aigw_core.messages import CHUNKED, Framing, Length, NoBody, ResponseHead
 from aigw_core.requestbody import ManagedBody
 from aigw_core.settlement import upstream_request_id
+from aigw_core.strangers import FORBIDDEN_STATUS, JUDGED_SIZE
 from aigw_core.usage.answer import read_answer
 from aigw_core.usage.decoding import is_encoded
 from aigw_core.usage.meter import Meter, MeterResult
@@ -39,6 +40,7 @@ class ResponseSide:
         "_opaque",
         "begun",
         "end_due",
+        "first",
         "informational",
         "is_encoded",
         "left_at",
@@ -58,6 +60,8 @@ class ResponseSide:
         self.upstream_status: int | None = None
         self.upstream_id: str | None = None
         self.ttft_at: float | None = None
+        self.first: bytes
+        """There once bytes of a 403's body have come, the first of them: they may say that it is about the key."""
         self.relayed = 0
         """Body bytes for the caller."""
         self.left_at: int | None = None
@@ -164,6 +168,8 @@ class ResponseSide:
         """What may be relayed now of at least one byte. Raises Withheld."""
         if self.ttft_at is None:
             self.ttft_at = now
+            if self.upstream_status == FORBIDDEN_STATUS:
+                self.first = data[:JUDGED_SIZE]
         masked = self._masked
         # What MaskedBody.sign says of a piece that passes as it is: nearly every event of a stream.
         if masked is not None and (

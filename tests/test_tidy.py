@@ -284,6 +284,7 @@ PUBLIC: Final[dict[str, tuple[str, ...]]] = {
         "AdmissionHook",
         "Aggregate",
         "AuthScheme",
+        "Byo",
         "CHUNKED",
         "Chunked",
         "Close",

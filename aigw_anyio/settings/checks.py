@@ -18,6 +18,7 @@ from aigw_anyio.settings.fields import shown
 from aigw_anyio.settings.model import DEFAULT, DenySource, FactSinkKind, Settings
 from aigw_core.keymask import KEY_MIN
 from aigw_core.origin import Origin, parse_origin
+from aigw_core.policy import Byo
 from aigw_core.providers import PROVIDERS
 
 Label = Callable[..., str]
@@ -66,7 +67,9 @@ def cross_warnings(settings: Settings, environ: Mapping[str, str]) -> list[str]:
     ]
     if environ.get("AI_SIGNING_SEED"):
         found.append("AI_SIGNING_SEED: a gateway verifies with public keys alone; keep the seed away from it")
-    if settings.pool_keys and not settings.signing_keys:
+    if settings.byo is Byo.REFUSE and not settings.signing_keys:
+        found.append("byo: is refuse while signing_keys is empty, so every request is refused")
+    elif settings.pool_keys and not settings.signing_keys:
         found.append("signing_keys: is empty, so every virtual key is refused; BYO works")
     found += [
         f"pool_keys.{shown(name)}: is shorter than {KEY_MIN} bytes, so it is not masked where the provider echoes it"

@@ -35,6 +35,7 @@ from aigw_core.keys import KeyRing, parse_public_key
 from aigw_core.policy import (
     DROP_BETAS,
     DROP_HEADERS,
+    Byo,
     OnClientAbort,
     Policy,
     ProviderPolicy,
@@ -180,6 +181,7 @@ class Settings(BaseModel):
         [DenyReason.FRAUD], description="a list of deny reasons: spend, fraud, unknown"
     )
 
+    byo: Byo = Field(Byo.ALLOW, description="allow or refuse")
     rate_limit_rps: Whole = Field(100, description=_RPS)
     byo_rate_limit_rps: Whole = Field(1000, description=_RPS)
     unverified_rate_limit_rps: Whole = Field(1000, description=_RPS)
@@ -250,6 +252,7 @@ class Settings(BaseModel):
                 client_write=self.client_write_timeout_secs,
                 keepalive=self.keepalive_timeout_secs,
             ),
+            byo=self.byo,
             rate_limit_rps=self.rate_limit_rps,
             byo_rate_limit_rps=self.byo_rate_limit_rps,
             unverified_rate_limit_rps=self.unverified_rate_limit_rps,

@@ -65,8 +65,8 @@ class Watch:
         class Bound(WatchedConnection):
             __slots__ = ()
 
-            def __init__(self, gateway: Gateway, now: float) -> None:
-                super().__init__(gateway, now, watch)
+            def __init__(self, gateway: Gateway, now: float, *, peer: str | bytes | None = None) -> None:
+                super().__init__(gateway, now, watch, peer=peer)
 
         self.connection_class: type[Connection] = Bound
         """Stands in for :class:`aigw_core.Connection`; what it makes is watched."""
@@ -95,8 +95,8 @@ class WatchedConnection(Connection):
 
     __slots__ = ("abandoned", "ahead_downstream", "ahead_upstream", "closed", "connects", "last", "latest", "watch")
 
-    def __init__(self, gateway: Gateway, now: float, watch: Watch) -> None:
-        super().__init__(gateway, now)
+    def __init__(self, gateway: Gateway, now: float, watch: Watch, *, peer: str | bytes | None = None) -> None:
+        super().__init__(gateway, now, peer=peer)
         self.watch = watch
         self.last = Effects()
         self.latest = now

@@ -22,7 +22,7 @@ from aigw_anyio.settings import (
 from aigw_anyio.settings.fields import parse_listen_addr
 from aigw_core.denyset import DenyReason
 from aigw_core.errors import Dialect
-from aigw_core.policy import OnClientAbort, Policy, StoredRefs, Timeouts
+from aigw_core.policy import Byo, OnClientAbort, Policy, StoredRefs, Timeouts
 from aigw_core.providers import PROVIDERS, AuthScheme
 from aigw_core.secrets import Secret
 from aigw_core.usage.request import IncludeUsage
@@ -92,6 +92,7 @@ def test_defaults_are_those_of_the_reference() -> None:
         "managed_drop_headers": ["cookie", "openai-organization", "openai-project", "x-goog-user-project"],
         "managed_drop_betas": ["oauth-*", "files-api-*"],
         "cut_streams_on": [DenyReason.FRAUD],
+        "byo": Byo.ALLOW,
         "rate_limit_rps": 100,
         "byo_rate_limit_rps": 1000,
         "unverified_rate_limit_rps": 1000,
@@ -201,6 +202,7 @@ def test_every_number_reaches_its_place_in_the_policy() -> None:
         "AI_MAX_REQUEST_BYTES": "14",
         "AI_INCLUDE_USAGE": "require",
         "AI_MANAGED_STORED_REFS": "refuse",
+        "AI_BYO": "refuse",
         "AI_MANAGED_DROP_HEADERS": '["X-Team"]',
         "AI_MANAGED_DROP_BETAS": '["x-*"]',
     }
@@ -209,6 +211,7 @@ def test_every_number_reaches_its_place_in_the_policy() -> None:
     assert (policy.rate_limit_rps, policy.byo_rate_limit_rps, policy.unverified_rate_limit_rps) == (11, 12, 13)
     assert policy.max_request_bytes == 14
     assert policy.include_usage is IncludeUsage.REQUIRE
+    assert policy.byo is Byo.REFUSE
     assert policy.managed_stored_refs is StoredRefs.REFUSE
     assert policy.managed_drop_headers == {b"x-team"}
     assert policy.managed_drop_betas == ("x-*",)
@@ -427,6 +430,11 @@ def test_one_problem(environ: dict[str, str], line: str) -> None:
         (
             {"AI_SIGNING_KEYS": json.dumps({"1": PUBLIC_KEY}), "AI_POOL_KEY_XAI": "1234567"},
             "pool_keys.xai: is shorter than 8 bytes, so it is not masked",
+        ),
+        ({"AI_BYO": "refuse"}, "byo: is refuse while signing_keys is empty, so every request is refused"),
+        (
+            {"AI_BYO": "refuse", "AI_POOL_KEY_XAI": "a-key-of-some-length"},
+            "byo: is refuse while signing_keys is empty, so every request",
         ),
         ({"AI_SNAPSHOT_PATH": "deny.snapshot"}, "snapshot_path: has no effect while deny_source is none"),
         ({"AI_DENY_FAIL_CLOSED": "1"}, "deny_fail_closed: has no effect while deny_source is none"),

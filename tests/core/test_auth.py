@@ -20,12 +20,14 @@ from aigw_core.http1.heads import parse_request_head
 from aigw_core.http1.memo import HeadMemo
 from aigw_core.keys import KeyRing, VirtualKey, fingerprint, mint_virtual_key
 from aigw_core.limiter import Aggregate
-from aigw_core.messages import CHUNKED, Framing, Length, RequestHead
-from aigw_core.policy import Policy, ProviderPolicy
+from aigw_core.messages import CHUNKED, NO_BODY, Framing, Length, RequestHead
+from aigw_core.peers import Peer
+from aigw_core.policy import AdmissionHook, Byo, Policy, ProviderPolicy
 from aigw_core.providers import PROVIDERS
-from aigw_core.routing import Route
+from aigw_core.routing import Route, ScopeTable
 from aigw_core.secrets import Secret
 from aigw_core.stats import LIMITS
+from aigw_core.strangers import REFUSALS_MAX
 from aigw_core.wires import Wire
 from tests.core.driver import BYO_KEY, SEED, VIRTUAL_KEY, VIRTUAL_KEY_V2, make_gateway, make_policy
 
@@ -49,6 +51,8 @@ def request(
     method: bytes = b"POST",
     framing: Framing = SHORT,
 ) -> RequestHead:
+    if framing is SHORT and method in (b"GET", b"HEAD"):
+        framing = NO_BODY
     credential = [bearer(key)] if key else []
     return RequestHead(method, target, Headers.of([(b"Host", b"gateway"), *credential, *fields]), framing)
 
@@ -115,6 +119,19 @@ def conflicting_keys(attempt: Attempt) -> None:
 
 def misplaced_key(attempt: Attempt) -> None:
     attempt.fields.append((b"x-other", VIRTUAL_KEY))
+
+
+def virtual_keys_only(attempt: Attempt) -> None:
+    attempt.changes["byo"] = Byo.REFUSE
+
+
+def refused_by_provider(attempt: Attempt) -> None:
+    def refuse(gateway: Gateway) -> None:
+        credential = fingerprint(attempt.key, gateway.hash_key) + b"openai"
+        for _ in range(REFUSALS_MAX + 1):
+            gateway.strangers.refused(credential, None, 0.0, 0.0)
+
+    attempt.prepare.append(refuse)
 
 
 def foreign_key(attempt: Attempt) -> None:
@@ -205,8 +222,10 @@ MANAGED_STEPS: list[tuple[Fault, Reason]] = [
 BYO_STEPS: list[tuple[Fault, Reason]] = [
     (unknown_route, Reason.UNKNOWN_ROUTE),
     (misplaced_key, Reason.MISPLACED_KEY),
+    (virtual_keys_only, Reason.VIRTUAL_KEY_NEEDED),
     (no_credential, Reason.NO_CREDENTIAL),
     (foreign_key, Reason.WRONG_PROVIDER),
+    (refused_by_provider, Reason.KEYS_REFUSED),
     (own_limit, Reason.RATE_LIMITED),
     (byo_limit, Reason.RATE_LIMITED),
     (too_large, Reason.TOO_LARGE),
@@ -216,6 +235,7 @@ BYO_STEPS: list[tuple[Fault, Reason]] = [
 EXCLUSIVE: list[set[Fault]] = [
     {no_credential, malformed_key, bad_signature, unknown_kid, foreign_key},
     {no_credential, conflicting_keys},
+    {unverified_limit, unknown_kid},
     {misplaced_key, conflicting_keys},
     {unknown_route, out_of_scope, foreign_key},
     {out_of_scope, wrong_method},
@@ -271,6 +291,40 @@ def test_what_concerns_virtual_keys_leaves_byo_alone(fault: Fault) -> None:
     attempt = Attempt(key=BYO_KEY)
     fault(attempt)
     assert attempt.run() is None
+
+
+@pytest.mark.parametrize("fault", [virtual_keys_only, refused_by_provider])
+def test_what_concerns_byo_leaves_virtual_keys_alone(fault: Fault) -> None:
+    attempt = Attempt()
+    fault(attempt)
+    assert attempt.run() is None
+
+
+def test_a_credential_waits_where_it_was_refused_and_says_how_long() -> None:
+    gateway = make_gateway()
+    credential = fingerprint(BYO_KEY, gateway.hash_key) + b"openai"
+    for now in range(REFUSALS_MAX + 3):
+        gateway.strangers.refused(credential, None, float(now), float(now))
+    decision = decide(request(key=BYO_KEY), gateway, 7.5)
+    assert isinstance(decision, Refused)
+    assert (decision.rejection.reason, decision.rejection.retry_after) == (Reason.KEYS_REFUSED, 3)
+    assert reason_of(request(b"/groq/v1/chat/completions", key=BYO_KEY), gateway, 7.5) is None, "elsewhere it may hold"
+    assert reason_of(request(key=BYO_KEY), gateway, 10.0) is None
+
+
+def test_an_address_waits_for_the_keys_that_came_from_it() -> None:
+    gateway = make_gateway()
+    peer, other = gateway.peer("192.0.2.1"), gateway.peer("192.0.2.2")
+    assert peer is not None
+    for number in range(REFUSALS_MAX + 1):
+        gateway.strangers.refused(b"%d" % number, peer.mark(Aggregate.BYO), 0.0, 0.0)
+
+    def reason(key: bytes, one: Peer | None) -> Reason | None:
+        decision = authorize(request(key=key), gateway.policy, gateway, 0.5, one)
+        return decision.rejection.reason if isinstance(decision, Refused) else None
+
+    assert [reason(BYO_KEY, one) for one in (peer, other, None)] == [Reason.KEYS_REFUSED, None, None]
+    assert reason(VIRTUAL_KEY, peer) is None
 
 
 def test_the_byo_aggregate_leaves_virtual_keys_alone() -> None:
@@ -507,10 +561,42 @@ def test_signatures_of_strangers_are_limited_as_a_whole() -> None:
     gateway = make_gateway(make_policy(unverified_rate_limit_rps=2))
     assert reason_of(request(), gateway) is None
     assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
+    assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
     assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.RATE_LIMITED
     assert reason_of(request(key=VIRTUAL_KEY_V2), gateway) is Reason.RATE_LIMITED
     assert [reason_of(request(), gateway) for _ in range(5)] == [None] * 5
     assert gateway.policy.keyring.cached == 1, "only what verified is remembered"
+
+
+def test_keys_that_hold_and_keys_of_unknown_kids_use_nothing_up() -> None:
+    gateway = make_gateway(make_policy(unverified_rate_limit_rps=1))
+    keys = [mint_virtual_key(SEED, kid=1, tenant_id=1, vpc_id=2, key_id=n).encode() for n in range(5)]
+    assert [reason_of(request(key=key), gateway) for key in keys] == [None] * 5
+    assert [reason_of(request(key=UNKNOWN_KID), gateway) for _ in range(5)] == [Reason.BAD_KEY] * 5
+    assert gateway.limiter.room(Aggregate.UNVERIFIED, 1, 0) == 1
+    assert reason_of(request(key=BAD_SIGNATURE), gateway) is Reason.BAD_KEY
+    assert gateway.limiter.room(Aggregate.UNVERIFIED, 1, 0) == 0
+    assert reason_of(request(key=UNKNOWN_KID), gateway) is Reason.BAD_KEY, "not even where nothing is left"
+
+
+@pytest.mark.parametrize(("key", "unshared"), [(BAD_SIGNATURE, 0), (BYO_KEY, 7)])
+def test_limits_of_strangers_have_shares_by_address_and_connection(key: bytes, unshared: int) -> None:
+    """Of 100: half for an address, a fifth of that for a connection; nobody else is refused for it."""
+    gateway = make_gateway(make_policy(unverified_rate_limit_rps=100, byo_rate_limit_rps=100))
+
+    def passes(peer: Peer | None) -> bool:
+        decision = authorize(request(key=key), gateway.policy, gateway, 0.0, peer)
+        return isinstance(decision, Authorized) or decision.rejection.reason is not Reason.RATE_LIMITED
+
+    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(unshared)) == unshared
+    one = gateway.peer("192.0.2.1")
+    half = (100 - unshared + 1) // 2
+    assert sum(passes(one) for _ in range(100)) == 10
+    assert passes(gateway.peer("192.0.2.1")), "another connection of the same address"
+    assert sum(passes(gateway.peer("192.0.2.1")) for _ in range(100)) == half - 11, "connections used once each"
+    assert not passes(gateway.peer(b"192.0.2.1"))
+    assert passes(gateway.peer("192.0.2.2"))
+    assert passes(None), "of an unknown address the sum alone counts"
 
 
 def test_malformed_keys_cost_nobody_anything() -> None:
@@ -787,3 +873,32 @@ def test_routes_are_remembered_up_to_a_bound() -> None:
     assert len(routes) == 2
     authorized(request(b"/openai" + longest + b"m", method=b"GET"), gateway)
     assert len(routes) == 2, "a target too long to be worth it"
+
+
+# Bodies of what only reads
+
+
+MODELS = b"/openai/v1/models"
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize(
+    ("framing", "reason"),
+    [(NO_BODY, None), (Length(0), None), (Length(1), Reason.BODY_RULE), (CHUNKED, Reason.BODY_RULE)],
+)
+def test_a_read_with_a_virtual_key_has_no_body(method: bytes, framing: Framing, reason: Reason | None) -> None:
+    policy = with_provider(make_policy(), "openai", scope=ScopeTable(("/v1",), extra=("HEAD /v1/models",)))
+    scoped = make_gateway(policy) if method == b"HEAD" else make_gateway()
+    assert reason_of(request(MODELS, method=method, framing=framing), scoped) is reason
+    assert reason_of(request(MODELS, method=method, framing=framing, key=BYO_KEY), scoped) is None
+
+
+@pytest.mark.parametrize("hook", [None, lambda caller, route: None])
+def test_a_repeated_read_has_no_body_either(hook: AdmissionHook | None) -> None:
+    gateway = make_gateway(make_policy(on_admission=hook))
+    memo = HeadMemo()
+    found = []
+    for length in (0, 0, 5, 0):
+        block = b"GET %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\nContent-Length: %d"
+        found.append(reason_of(memo.parse(block % (MODELS, VIRTUAL_KEY, length)), gateway))
+    assert found == [None, None, Reason.BODY_RULE, None]

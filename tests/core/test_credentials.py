@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,7 +137,9 @@ def test_a_virtual_key_anywhere_else_is_refused(name: bytes, value: bytes) -> No
         assert reason_of(misplaced, good) is Reason.MISPLACED_KEY
 
 
-@pytest.mark.parametrize("value", [b"xbai_", b"bai_", b"BAI_V1.1.a.b", b"bai-v1", b"bai_1"])
+@pytest.mark.parametrize(
+    "value", [b"xbai_", b"bai_", b"bai-v1", b"bai_1", b"a%20b", b"100%", b"%25", b"%2525", b"%3d%30"]
+)
 def test_what_only_looks_like_one_passes_elsewhere(value: bytes) -> None:
     assert find((b"X-Other", value), (b"api-key", b"sk-1")) == byo(b"sk-1")
 
@@ -177,6 +181,82 @@ def test_a_virtual_key_in_the_path_is_refused() -> None:
 @pytest.mark.parametrize("query", [b"key=AIza", b"a=xbai_", b"%", b"a=%zz", b"q=bai-v1", b"bai_x=1"])
 def test_other_queries_are_none_of_our_business(query: bytes) -> None:
     assert find((b"x-api-key", b"sk-1"), target=PATH + b"?" + query) == byo(b"sk-1")
+
+
+def base64_of(raw: bytes, before: int) -> bytes:
+    return base64.b64encode(b"u" * before + raw)
+
+
+SPELLINGS = {
+    "plain": VIRTUAL_KEY,
+    "upper case": VIRTUAL_KEY.upper(),
+    "capitals": b"Bai_V" + VIRTUAL_KEY[5:],
+    "percent": percent(VIRTUAL_KEY),
+    "percent of one letter": b"b%61i_v" + VIRTUAL_KEY[5:],
+    "percent of a capital": b"%42AI%5fV" + VIRTUAL_KEY[5:],
+    "percent twice": b"b%2561i_v" + VIRTUAL_KEY[5:],
+    "percent four times": b"b%25252561i_v" + VIRTUAL_KEY[5:],
+    "percent without end": b"b%2525252525252561i_v" + VIRTUAL_KEY[5:],
+    "percent of everything, twice": percent(percent(VIRTUAL_KEY)),
+    "hexadecimal": VIRTUAL_KEY.hex().encode(),
+    "hexadecimal, upper case": VIRTUAL_KEY.hex().upper().encode(),
+    **{f"base64 at {n}": base64_of(VIRTUAL_KEY, n) for n in range(5)},
+    "base64 for URLs": base64.urlsafe_b64encode(b"user:" + VIRTUAL_KEY).rstrip(b"="),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_no_spelling_of_a_virtual_key_passes(spelling: str) -> None:
+    text = SPELLINGS[spelling]
+    for pair in (
+        (b"X-Other", b"a " + text),
+        (b"Cookie", b"a=" + text + b"; b=1"),
+        (b"Authorization", b"Basic " + text),
+        (b"api-key", b"sk-" + text),
+    ):
+        assert reason_of(pair, (b"x-api-key", b"sk-1")) is Reason.MISPLACED_KEY
+        assert reason_of(pair, (b"x-goog-api-key", VIRTUAL_KEY)) is Reason.MISPLACED_KEY
+    assert reason_of((b"x-api-key", b"sk-1"), target=PATH + b"/" + text) is Reason.MISPLACED_KEY
+    assert reason_of((b"x-api-key", b"sk-1"), target=PATH + b"?a=" + text) is Reason.MISPLACED_KEY
+
+
+TOKENS = {name: text for name, text in SPELLINGS.items() if b"/" not in text and b"=" not in text}
+
+
+@pytest.mark.parametrize("spelling", TOKENS)
+@pytest.mark.parametrize("before", [b"", b"x-", b"X-Amz-Meta-"])
+def test_a_virtual_key_in_a_name_or_as_the_method_is_refused(spelling: str, before: bytes) -> None:
+    text = before + TOKENS[spelling]
+    for good in (b"sk-1", VIRTUAL_KEY):
+        pairs = [(b"x-api-key", good)]
+        refused = find_credential(Headers.of([*pairs, (text, b"1")]), PATH, b"GET")
+        assert isinstance(refused, Rejection)
+        assert refused.reason is Reason.MISPLACED_KEY
+        refused = find_credential(Headers.of(pairs), PATH, text)
+        assert isinstance(refused, Rejection)
+        assert refused.reason is Reason.MISPLACED_KEY
+
+
+@pytest.mark.parametrize("text", [b"bai_x", b"BAI_1", b"Bai_"])
+def test_a_name_or_method_that_begins_like_one_is_refused(text: bytes) -> None:
+    assert reason_of((b"x-api-key", b"sk-1"), (text, b"1")) is Reason.MISPLACED_KEY
+    assert isinstance(find_credential(Headers.of([(b"x-api-key", b"sk-1")]), PATH, text), Rejection)
+    for name in (b"x-" + text, b"dubai_region"):
+        assert find((b"x-api-key", b"sk-1"), (name, b"1")) == byo(b"sk-1")
+
+
+@pytest.mark.parametrize("token", [b"BAI_V1.1.a.b", b"Bai_x", b"BAI_"])
+def test_a_credential_in_other_letters_is_not_passed_on(token: bytes) -> None:
+    assert reason_of((b"x-api-key", token)) is Reason.MISPLACED_KEY
+    assert reason_of((b"Authorization", b"Bearer " + token)) is Reason.MISPLACED_KEY
+
+
+def test_one_key_on_several_lines_is_in_its_place_and_a_copy_elsewhere_is_not() -> None:
+    twice = [(b"x-api-key", VIRTUAL_KEY), (b"Authorization", b"Bearer " + VIRTUAL_KEY)]
+    assert find(*twice) == managed(VIRTUAL_KEY)
+    for at in range(3):
+        pairs = [*twice[:at], (b"X-Copy", VIRTUAL_KEY), *twice[at:]]
+        assert reason_of(*pairs) is Reason.MISPLACED_KEY
 
 
 def test_a_credential_does_not_show_itself() -> None:

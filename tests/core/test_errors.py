@@ -25,14 +25,17 @@ AUTHENTICATION = "authentication_error"
 CATALOGUE: dict[str, tuple[int, str, str, str, bool | None, int | None]] = {
     "MALFORMED": (400, INVALID, "malformed_request", INVALID, False, None),
     "HEAD_TOO_LARGE": (431, INVALID, "head_too_large", INVALID, False, None),
+    "HEADS_WAITING": (503, "server_error", "overloaded", "api_error", None, 1),
     "NOT_IMPLEMENTED": (501, INVALID, "not_implemented", INVALID, False, None),
     "HTTP_VERSION": (505, INVALID, "http_version", INVALID, False, None),
     "UNKNOWN_ROUTE": (404, INVALID, "unknown_route", "not_found_error", False, None),
     "WRONG_PROVIDER": (400, INVALID, "wrong_provider", INVALID, False, None),
     "NO_CREDENTIAL": (401, INVALID, "missing_api_key", AUTHENTICATION, False, None),
+    "VIRTUAL_KEY_NEEDED": (401, INVALID, "virtual_key_required", AUTHENTICATION, False, None),
     "CONFLICTING_KEYS": (400, INVALID, "conflicting_keys", INVALID, False, None),
     "MISPLACED_KEY": (400, INVALID, "misplaced_key", INVALID, False, None),
     "BAD_KEY": (401, INVALID, "invalid_api_key", AUTHENTICATION, False, None),
+    "KEYS_REFUSED": (429, "requests", "provider_refuses_keys", "rate_limit_error", None, 1),
     "RATE_LIMITED": (429, "requests", "rate_limit_exceeded", "rate_limit_error", None, 1),
     "TOO_LARGE": (413, INVALID, "request_too_large", "request_too_large", False, None),
     "DENIED_SPEND": (402, "insufficient_quota", "spend_limit_exceeded", "billing_error", False, None),
@@ -148,3 +151,9 @@ def test_the_two_kinds_of_error_never_mix() -> None:
     assert not issubclass(RemoteProtocolError, LocalProtocolError)
     assert not issubclass(LocalProtocolError, ValueError)
     assert not issubclass(RemoteProtocolError, RuntimeError)
+
+
+@pytest.mark.parametrize(("own", "shown"), [(None, b"1"), (17, b"17")])
+def test_a_refusal_may_say_how_long_to_wait(own: int | None, shown: bytes) -> None:
+    headers = dict(Rejection(Reason.KEYS_REFUSED, retry_after=own).headers(OPENAI, ID))
+    assert headers[b"retry-after"] == shown

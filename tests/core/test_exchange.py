@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aigw_core.denyset import DenyReason
@@ -25,9 +27,11 @@ from aigw_core.effects import (
 from aigw_core.errors import LocalProtocolError, RemoteProtocolError
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
+from aigw_core.gateway import Gateway
 from aigw_core.headers import Headers, make_field
 from aigw_core.messages import CHUNKED, NO_BODY, Length, RequestHead, ResponseHead
 from aigw_core.states import ExchangeState
+from aigw_core.strangers import REFUSALS_MAX
 from aigw_core.timers import Timer
 from tests.core.driver import BYO_KEY, CHAT, COMPLETION, POOL_KEY, VIRTUAL_KEY, make_gateway
 
@@ -319,3 +323,97 @@ def test_an_informational_head_with_a_body_is_no_answer(status: int) -> None:
     effects = exchange.response(attempt, odd, COMPLETION, 1.0, reusable=True)
     assert not exchange.ended or next(e.fact.outcome for e in effects if isinstance(e, EmitFact)) != Outcome.COMPLETE
     assert not any(isinstance(effect, ReleaseUpstream) and effect.reusable for effect in effects)
+
+
+def answered(
+    gateway: Gateway, status: int, body: bytes, *, method: bytes = b"POST", key: bytes = BYO_KEY, now: float = 0.0
+) -> None:
+    """One exchange whose answer's body comes behind its head."""
+    exchange = Exchange(gateway, peer="192.0.2.1")
+    sent = b"" if method == b"GET" else CHAT
+    path = b"models" if method == b"GET" else b"chat/completions"
+    effects = exchange.request(replace(request_head(sent, key=key, path=path), method=method), sent, now)
+    attempt = exchange.attempt if key is BYO_KEY else opened(exchange, effects)
+    exchange.upstream_connected(attempt, False, now)
+    exchange.response_head(attempt, ResponseHead(status, b"", Headers.of([]), Length(len(body))), now)
+    for at in range(0, len(body), 30):
+        exchange.response_body(attempt, body[at : at + 30], now)
+    exchange.response_end(attempt, now, reusable=True)
+    assert exchange.ended
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "method", "known"),
+    [
+        (200, b"{}", b"POST", (1, 0)),
+        (200, b"{}", b"GET", (0, 0)),
+        (401, b"{}", b"POST", (0, 2)),
+        (401, b"{}", b"GET", (0, 2)),
+        (403, b'{"error": "this API key is blocked"}', b"POST", (0, 2)),
+        (403, b'{"error": "not in your country"}', b"POST", (0, 0)),
+        (403, b"", b"POST", (0, 0)),
+        (400, b"api key", b"POST", (0, 0)),
+        (500, b"{}", b"POST", (0, 0)),
+    ],
+)
+def test_what_is_learned_of_a_callers_own_key(status: int, body: bytes, method: bytes, known: tuple[int, int]) -> None:
+    gateway = make_gateway()
+    answered(gateway, status, body, method=method)
+    assert gateway.strangers.known == known
+
+
+def test_nothing_is_learned_of_virtual_keys() -> None:
+    gateway = make_gateway()
+    for status in (200, 401, 403):
+        answered(gateway, status, b"api key", method=b"GET", key=VIRTUAL_KEY)
+    assert gateway.strangers.known == (0, 0)
+
+
+def test_a_key_that_keeps_being_refused_waits_until_its_time_is_over() -> None:
+    gateway = make_gateway()
+    for number in range(REFUSALS_MAX + 1):
+        answered(gateway, 401, b"", now=float(number))
+    exchange = Exchange(gateway, peer="192.0.2.1")
+    (head, *_) = exchange.request(request_head(key=BYO_KEY), CHAT, 4.25)
+    assert isinstance(head, SendResponseHead)
+    assert (head.head.status, head.head.headers.get(b"retry-after")) == (429, b"1")
+    assert kinds(Exchange(gateway).request(request_head(key=BYO_KEY), CHAT, 5.0)) == [Connect]
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "is_reused"),
+    [
+        *[(method, b"x", True) for method in (b"POST", b"PUT", b"PATCH")],
+        *[(method, b"x", False) for method in (b"GET", b"HEAD", b"DELETE", b"OPTIONS", b"TRACE", b"PROPFIND")],
+        *[(method, b"", True) for method in (b"GET", b"DELETE", b"POST")],
+    ],
+)
+def test_a_connection_that_carried_a_body_that_may_stay_unread_is_not_used_again(
+    method: bytes, body: bytes, is_reused: bool
+) -> None:
+    for whole in (True, False):
+        exchange = Exchange(make_gateway())
+        exchange.request(replace(request_head(body, key=BYO_KEY), method=method), body, 0.0)
+        exchange.upstream_connected(exchange.attempt, False, 0.0)
+        head = ResponseHead(204, b"", Headers.of([]), NO_BODY)
+        if whole:
+            effects = exchange.response(exchange.attempt, head, b"", 0.0, reusable=True)
+        else:
+            exchange.response_head(exchange.attempt, head, 0.0)
+            effects = exchange.response_end(exchange.attempt, 0.0, reusable=True)
+        (release,) = [effect for effect in effects if isinstance(effect, ReleaseUpstream)]
+        assert release.reusable is is_reused
+
+
+def test_a_connection_that_never_carried_the_body_is_as_good_as_before() -> None:
+    exchange = Exchange(make_gateway())
+    head = replace(request_head(b"x", key=BYO_KEY), method=b"GET")
+    exchange.request_head(head, 0.0)
+    exchange.upstream_connected(exchange.attempt, False, 0.0)
+    assert exchange.state is ExchangeState.REQUESTING
+    assert [e.reusable for e in exchange.downstream_lost(0.0) if isinstance(e, ReleaseUpstream)] == [False]
+    managed = Exchange(make_gateway())
+    record, _ = managed.request(request_head(), CHAT, 0.0)
+    assert isinstance(record, OpenFact)
+    managed.upstream_connected(managed.attempt, True, 0.0)
+    assert [e.reusable for e in managed.fact_refused(record.record.id, 0.0) if isinstance(e, ReleaseUpstream)] == [True]

@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.auth import Authorized, authorize
-from aigw_core.forwarding import downstream_response_head, informational_head, upstream_request_head
+from aigw_core.credentials import CREDENTIAL_HEADERS
+from aigw_core.forwarding import (
+    OVERRIDE_HEADERS,
+    downstream_response_head,
+    informational_head,
+    upstream_request_head,
+)
 from aigw_core.headers import Headers
 from aigw_core.keymask import KeyMask
 from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
-from aigw_core.policy import Policy
+from aigw_core.policy import DROP_HEADERS, Policy
 from aigw_core.providers import AuthScheme
 from tests.core.driver import BYO_KEY, POOL_KEY, VIRTUAL_KEY, make_gateway, make_policy
 from tests.core.keyspellings import spelled
@@ -141,7 +147,7 @@ def test_an_operator_chooses_what_else_is_dropped() -> None:
 
 def test_connection_nominates_fields_of_one_hop() -> None:
     pairs = [(b"Connection", b"close, X-b"), (b"connection", b"user-agent")]
-    kept = [pair for pair in PLAIN if pair[0].lower() not in (b"x-b", b"user-agent")]
+    kept = [pair for pair in PLAIN if pair[0].lower() not in (b"x-b", b"x_b", b"user-agent")]
     assert managed_pairs(*PLAIN, *pairs) == kept
     assert byo_pairs(*pairs, *PLAIN) == kept
 
@@ -387,6 +393,92 @@ def test_the_pool_key_is_overwritten_in_names_whatever_their_case(
     assert backward([(name, b"v"), (b"Connection", b"x-hop"), (b"Via", b"1.1 x")], CHUNKED) == [*masked, ID]
     head = ResponseHead(103, b"", Headers.of([(name, b"v")]), NO_BODY)
     assert list(informational_head(head, MASK).headers) == masked[:1]
+
+
+# Other ways to say what was not authorized
+
+
+@pytest.mark.parametrize("name", sorted(OVERRIDE_HEADERS))
+def test_what_some_servers_take_instead_of_the_request_line(name: bytes) -> None:
+    assert managed_pairs((name.title(), b"/v1/files"), (b"X-Kept", b"1")) == [(b"X-Kept", b"1")]
+    assert byo_pairs((name, b"1")) == [(name, b"1")]
+
+
+DROPPED_NAMES = sorted(
+    OVERRIDE_HEADERS
+    | CREDENTIAL_HEADERS
+    | DROP_HEADERS
+    | {b"accept-encoding", b"anthropic-beta", b"content-length", b"transfer-encoding", b"keep-alive", b"x-aigw-tenant"}
+    | {b"proxy-authorization", b"http2-settings"}
+)
+
+
+@pytest.mark.parametrize("name", [name for name in DROPPED_NAMES if b"-" in name])
+@pytest.mark.parametrize("mark", [b"_", b".", b"~", b"!", b"'"])
+def test_names_that_servers_fold_into_dropped_ones(name: bytes, mark: bytes) -> None:
+    other = name.replace(b"-", mark)
+    for spelt in (other, other.upper(), name.replace(b"-", mark, 1)):
+        assert managed_pairs((spelt, b"1"), (b"X_Kept", b"1")) == [(b"X_Kept", b"1")]
+
+
+@pytest.mark.parametrize("name", [b"transfer_encoding", b"Content_Length", b"keep_alive", b"proxy_x", b"x_aigw_a"])
+def test_framing_in_another_spelling_is_dropped_for_everyone(name: bytes) -> None:
+    """Connections to a provider carry the requests of others as well."""
+    assert byo_pairs((name, b"1")) == []
+
+
+@pytest.mark.parametrize("name", [b"openai_organization", b"anthropic_beta", b"x_api_key", b"x_http_method_override"])
+def test_what_an_own_key_may_say_it_may_say_in_any_spelling(name: bytes) -> None:
+    assert byo_pairs((name, b"1")) == [(name, b"1")]
+
+
+def test_an_operators_own_list_is_folded_too() -> None:
+    policy = replace(make_policy(), managed_drop_headers=frozenset({b"x_team", b"x-org"}))
+    sent = [HOST, BEARER, (b"X-Team", b"1"), (b"x_org", b"2"), (b"x_other", b"3")]
+    assert (b"x_other", b"3") in list(forward(sent, policy=policy).headers)
+    assert not {b"x-team", b"x_org"} & {name.lower() for name, _ in forward(sent, policy=policy).headers}
+
+
+BETA = b"Anthropic-Beta"
+ODD_BETAS = [
+    b"\toauth-2025-04-20",
+    b'"oauth-2025-04-20"',
+    b"'oauth-2025-04-20'",
+    b'"a b oauth-2025-04-20',
+    b"x;oauth-2025-04-20",
+    b"x oauth-2025-04-20 y",
+    b"x\toauth-2025-04-20",
+    b";OAUTH-2025-04-20;q=1",
+    b"(oauth-2025-04-20)",
+    b"\\oauth-2025-04-20",
+    b"a/files-api-2025-04-14",
+    b"[files-api-2025-04-14]",
+    b"a=files-api-1",
+    b"\xa0oauth-2025-04-20",
+    b"\xc2\xa0oauth-2025-04-20",
+    b"\x85files-api-1",
+    b"file\xc5\xbf-api-1",
+]
+
+
+@pytest.mark.parametrize("odd", ODD_BETAS)
+def test_a_dropped_beta_does_not_pass_in_odd_clothes(odd: bytes) -> None:
+    assert managed_pairs((BETA, odd)) == []
+    assert managed_pairs((BETA, b"a, " + odd + b" ,,b")) == [(BETA, b"a,,b")]
+    assert managed_pairs((BETA, b",," + odd + b",")) == []
+    assert managed_pairs((BETA, b'"a'), (BETA, odd + b',"'), (BETA, b"b")) == [
+        (BETA, b'"a'),
+        (BETA, b'"'),
+        (BETA, b"b"),
+    ]
+    assert byo_pairs((BETA, odd)) == [(BETA, odd.strip(b" \t"))] or odd != odd.strip(b" \t")
+
+
+@pytest.mark.parametrize(
+    "kept", [b"a,,b", b"context-1m-2025-08-07;q=1", b" a ", b'"x y"', b"xoauth-1", b"my-files-api"]
+)
+def test_other_betas_stay_as_they_were_written(kept: bytes) -> None:
+    assert managed_pairs((BETA, kept)) == [(BETA, kept)]
 
 
 @pytest.mark.parametrize("text", [text for _, text in spelled(POOL_KEY)])

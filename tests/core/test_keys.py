@@ -480,3 +480,64 @@ def test_fingerprint_seeds_of_other_sizes_are_refused(size: int) -> None:
     assert len(fingerprint(b"x", b"s" * FINGERPRINT_SEED_SIZE_MIN)) == 32
     with pytest.raises(ValueError):  # noqa: PT011 - two libraries' texts, one type
         fingerprint(b"x", b"s" * size)
+
+
+# --- a ring that follows another ---------------------------------------------------------------------------
+
+
+def verified(ring: KeyRing, kid: int, number: int) -> bytes:
+    """The fingerprint of a fresh key that the ring has verified."""
+    token = mint_virtual_key(SEEDS.get(kid, SEEDS[KID]), kid=kid, tenant_id=1, vpc_id=2, key_id=number).encode()
+    mark = fingerprint(token, bytes(16))
+    ring.verify(parse_virtual_key(token), mark)
+    return mark
+
+
+def test_what_verified_is_known_to_a_ring_with_the_same_keys() -> None:
+    old, new = KeyRing(RING_KEYS), KeyRing(dict(reversed(RING_KEYS.items())))
+    marks = [verified(old, kid, 1) for kid in RING_KEYS]
+    new.take_over(old)
+    assert [found.kid for mark in marks if (found := new.lookup(mark))] == list(RING_KEYS)
+    # Both hold the same keys, so what the older one still verifies for a running exchange is known as well.
+    late = verified(old, KID, 2)
+    assert new.lookup(late) is not None
+
+
+def test_a_kid_that_is_gone_or_has_another_public_key_is_forgotten() -> None:
+    gone, replaced, kept = 101, 102, KID
+    older = {**RING_KEYS, gone: RING_KEYS[KID], replaced: RING_KEYS[KID]}
+    old = KeyRing(older)
+    marks = {kid: verified(old, kid, 1) for kid in (gone, replaced, kept)}
+    keys = {kid: key for kid, key in older.items() if kid != gone}
+    new = KeyRing({**keys, replaced: public_key_of(Secret(bytes(32)))})
+    new.take_over(old)
+    assert [new.lookup(marks[kid]) is not None for kid in (gone, replaced, kept)] == [False, False, True]
+    # What the older one goes on to verify is its own affair.
+    assert new.lookup(verified(old, gone, 2)) is None
+    assert new.lookup(verified(old, kept, 2)) is None
+
+
+def test_a_new_kid_leaves_the_others_known() -> None:
+    old = KeyRing({KID: RING_KEYS[KID]})
+    mark = verified(old, KID, 1)
+    new = KeyRing(RING_KEYS)
+    new.take_over(old)
+    assert new.lookup(mark) is not None
+    assert all(new.knows(kid) for kid in RING_KEYS)
+    assert not new.knows(max(RING_KEYS) + 1)
+
+
+@pytest.mark.parametrize(("smaller", "expected"), [(2, [False, True, True]), (3, [True, True, True])])
+def test_a_smaller_cache_takes_over_the_youngest(smaller: int, expected: list[bool]) -> None:
+    old, new = KeyRing(RING_KEYS, cache_max=4), KeyRing(RING_KEYS, cache_max=smaller)
+    marks = [verified(old, KID, number) for number in range(3)]
+    new.take_over(old)
+    assert [new.lookup(mark) is not None for mark in marks] == expected
+    assert new.cached == min(3, smaller)
+
+
+def test_what_a_ring_knows_of_its_own_stays_when_it_takes_over() -> None:
+    old, new = KeyRing(RING_KEYS, cache_max=2), KeyRing(RING_KEYS, cache_max=3)
+    theirs, own = [verified(old, KID, number) for number in range(2)], [verified(new, KID, n) for n in (7, 8)]
+    new.take_over(old)
+    assert [new.lookup(mark) is not None for mark in (*theirs, *own)] == [False, True, True, True]

@@ -69,11 +69,14 @@ class Client:
         tls: ssl.SSLContext | None = None,
         receive_buffer: int | None = None,
         transcript: bytearray | None = None,
+        source: str = "",
     ) -> None:
-        """``transcript`` collects every byte received."""
+        """``transcript`` collects every byte received; ``source`` is the address that the connection comes from."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            sock.bind((source, 0))
         sock.settimeout(DEADLINE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:

@@ -171,8 +171,11 @@ def test_an_aggregate_is_one_for_all_workers(limited_workers: Gateway, is_manage
 
     calls = [call(key=credential(number)) for number in range(PER_SECOND + 6)]
     statuses = [answer.status for answer in of_one_window(limited_workers, calls)]
-    assert 429 not in statuses[:PER_SECOND]
-    assert statuses[PER_SECOND:] == [429] * 6
+    # One address and two connections, one for each worker: once two are counted, a connection that has had one may take
+    # less than a quarter of what is left to the address, (12 - 2 - 2) / 2. The first BYO request is not shared out.
+    passing = 2 if is_managed else 3
+    assert 429 not in statuses[:passing]
+    assert statuses[passing:] == [429] * (len(calls) - passing)
 
 
 # TLS, uvloop, the demo

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from aigw_core.denyset import DenyReason
 from tests.simulation.requests import Plan
-from tests.simulation.setup import Key, Setup
+from tests.simulation.setup import FORGED, Key, Setup
 
 
 @dataclass
@@ -30,6 +30,10 @@ class Counts:
     window: int = -1
     passed: dict[object, int] = field(default_factory=dict)
 
+    def is_full(self, whom: object, limit: int, window: int) -> bool:
+        """Whether the next one would be refused."""
+        return bool(limit) and window == self.window and self.passed.get(whom, 0) >= limit
+
     def allow(self, whom: object, limit: int, window: int) -> bool:
         if limit == 0:
             return True
@@ -50,7 +54,12 @@ class Judge:
         self.denied = Denied()
         self.counts = Counts()
         self.seeded = True
-        self._verified: set[tuple[int, bytes]] = set()
+        self._verified: dict[bytes, int] = {}
+        """The kid of each key that is known."""
+
+    def reloaded(self, setup: Setup) -> None:
+        """What verified stays known as long as its kid does."""
+        self._verified = {token: kid for token, kid in self._verified.items() if kid in setup.kids}
 
     def decide(self, plan: Plan, setup: Setup, now: float) -> int | None:
         """The status of the refusal, 0 for any refusal, None where the request is authorized."""
@@ -82,19 +91,23 @@ class Judge:
 
     def _limit(self, plan: Plan, setup: Setup, window: int) -> int | None:
         allow = self.counts.allow
-        cached = (setup.generation, plan.token)
+        is_known = plan.token in self._verified
+        kid = plan.key.kid if plan.key is not None else 1 if plan.token in FORGED else None
         if not allow(plan.token, setup.rate, window):
             return 429
         if plan.credential == "byo":
             if not allow("byo", setup.byo_rate, window):
                 return 429
-        elif cached not in self._verified and not allow("unverified", setup.unverified_rate, window):
+        elif not is_known and kid in setup.kids and self.counts.is_full("unverified", setup.unverified_rate, window):
             return 429
         if plan.declared is not None and plan.declared > setup.body_max:
             return 413
-        if plan.credential == "byo" or cached in self._verified:
+        if plan.credential == "byo" or is_known:
             return None
-        if plan.key is None or plan.key.kid not in setup.kids:
+        if kid not in setup.kids:
             return 401
-        self._verified.add(cached)
+        if plan.key is None:
+            allow("unverified", setup.unverified_rate, window)
+            return 401
+        self._verified[plan.token] = plan.key.kid
         return None

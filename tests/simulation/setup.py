@@ -109,7 +109,7 @@ def draw_setup(rng: Random, generation: int) -> Setup:
         generation=generation,
         rate=rng.choice((0, 0, 0, 0, 25, 60)),
         byo_rate=rng.choice((0, 150, 400)),
-        unverified_rate=rng.choice((0, 0, 90, 200)),
+        unverified_rate=rng.choice((0, 0, 2, 5)),
         body_max=rng.choice((1 << 20, 1 << 20, 40_000)),
         include_usage=rng.choice((IncludeUsage.INJECT, IncludeUsage.INJECT, IncludeUsage.VERBATIM)),
         draining_for=frozenset(name for name in SITES if chance() < 0.4),

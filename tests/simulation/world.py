@@ -393,6 +393,7 @@ class World:
         self.tally[Fault.POLICY_RELOAD] += 1
         self._reloads += 1
         self.setup = draw_setup(self.rng, self._reloads)
+        self.judge.reloaded(self.setup)
         self.hub.retired(self.gateway.reload(policy_of(self.setup)))
 
     def _housekeeping(self) -> None:
