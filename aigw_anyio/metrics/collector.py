@@ -107,6 +107,7 @@ def _facts(sources: Sources) -> Iterator[Metric]:
     facts = sources.sink.stats
     yield f.FACTS_WRITTEN.one(facts.written)
     yield f.FACTS_REFUSED.one(facts.refused)
+    yield f.FACTS_REFUSED_BY_SHARE.one(facts.refused_by_share)
     yield f.FACTS_LOST.one(facts.lost)
     yield f.FACTS_OUTSTANDING.one(facts.outstanding)
     yield f.FACTS_BUFFERED.one(facts.buffered_bytes)

@@ -23,6 +23,8 @@ class SinkStats:
     """Facts handed to the system whole."""
     refused: int = 0
     """Open records refused for want of room."""
+    refused_by_share: int = 0
+    """Open records refused since their tenant holds its share of the room already."""
     lost: int = 0
     """Facts that can no longer be written anywhere: the reader of the pipe is gone."""
     outstanding: int = 0

@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from aigw_anyio.fdwrite import FdWriter, SharedFdWriter
 from aigw_anyio.sinks.protocol import SinkStats
+from aigw_anyio.sinks.shares import TenantShares
 from aigw_core.facts import OpenRecord, UsageFact
 
 OUTSTANDING_MAX: Final = 65_536
@@ -34,9 +35,10 @@ class StdoutSink:
     """Writes in ``push`` what the reader takes at once; the rest is buffered and ``run`` goes on with it.
 
     A blocked reader never stalls the loop and loses nothing: when the room is used up, new records are
-    refused. Memory is bounded by BUFFERED_MAX plus the facts of OUTSTANDING_MAX running exchanges. A reader
-    that is gone (EPIPE) can take nothing any more: records are refused, facts that are still due are
-    counted as lost. At most once across a crash.
+    refused, and before that those of a tenant that holds its share of the room. Memory is bounded by
+    BUFFERED_MAX plus the facts of OUTSTANDING_MAX running exchanges. A reader that is gone (EPIPE) can take
+    nothing any more: records are refused, facts that are still due are counted as lost. At most once across a
+    crash.
     """
 
     def __init__(
@@ -57,7 +59,7 @@ class StdoutSink:
         self._writer = FdWriter(fd) if lock_fd is None else SharedFdWriter(fd, lock_fd)
         self._outstanding_max = outstanding_max
         self._buffered_max = buffered_max
-        self._open: set[str] = set()
+        self._open = TenantShares(self.stats)
         self._emitted: list[UsageFact] = []
         self._buffer = bytearray()
         self._gone = False
@@ -76,12 +78,13 @@ class StdoutSink:
         if self.degraded:
             self.stats.refused += 1
             return False
-        self._open.add(record.id)
+        if not self._open.admit(record, self._outstanding_max):
+            return False
         self.stats.outstanding = len(self._open)
         return True
 
     def emit(self, fact: UsageFact) -> None:
-        self._open.discard(fact.opened.id)
+        self._open.release(fact.opened.id)
         self._emitted.append(fact)
 
     def push(self) -> None:
@@ -100,7 +103,7 @@ class StdoutSink:
             self._filled.set()
 
     def void(self, fact_id: str) -> None:
-        self._open.discard(fact_id)
+        self._open.release(fact_id)
         self.stats.outstanding = len(self._open)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
