@@ -68,6 +68,7 @@ class FactsTask:
         self._on_verdict = on_verdict
         self._on_progress = on_progress
         self._wake_due = False
+        self._look_due = asyncio.Event()
         self._settled: dict[Path, tuple[object, ...]] = {}
         subject = f"{target.subject}.{own.id}"
         self._publisher = SpoolPublisher(own.directory, subject, mark, files=own.files, on_progress=on_progress)
@@ -93,6 +94,10 @@ class FactsTask:
         """In the loop: there is more to publish."""
         self._wake_due = False
         self._publisher.wake()
+
+    def look(self) -> None:
+        """In the loop: spools of dead processes may be there to be published."""
+        self._look_due.set()
 
     async def _session(self, link: NatsLink) -> None:
         target = self._target
@@ -127,7 +132,10 @@ class FactsTask:
             except (LinkLost, LinkTimeout) as error:
                 link.fail(str(error) or "no answer from the server in time")
                 return
-            await asyncio.sleep(self._target.tidy_secs)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._target.tidy_secs):
+                    await self._look_due.wait()
+            self._look_due.clear()
 
     async def _publish_orphan(self, directory: Path, link: NatsLink, stream: Stream) -> None:
         spool = await asyncio.to_thread(self._take, directory)

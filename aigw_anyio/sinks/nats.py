@@ -125,6 +125,11 @@ class NatsSink(SpoolSink):
         if task is not None and task.is_wake_due():
             self._host.submit(task.wake)
 
+    def looked(self) -> None:
+        """Now, since the spool of a dead process cannot be locked twice: first it is recovered, then published."""
+        if self._task is not None:
+            self._host.submit(self._task.look)
+
     def _note_verdict(self, refusal: str | None) -> None:
         if refusal is not None and self._judged.is_set() and refusal != self._refusal:
             _log.error("facts stay in the spool: %s", refusal)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from anyio.abc import TaskStatus
 
@@ -89,6 +89,15 @@ class FactSink(Protocol):
 
     async def flush(self) -> None:
         """Returns when every fact is written, or cannot be; the caller bounds the time."""
+        ...
+
+
+@runtime_checkable
+class TakesOver(Protocol):
+    """A sink that can write what a dead process owed."""
+
+    def take_over(self) -> None:
+        """Another process of this gateway has died; returns at once."""
         ...
 
 

@@ -46,10 +46,12 @@ class StdoutSink:
         fd: int = 1,
         *,
         lock_fd: int | None = None,
+        tells_risk: bool = True,
         outstanding_max: int = OUTSTANDING_MAX,
         buffered_max: int = BUFFERED_MAX,
     ) -> None:
-        """``lock_fd``: where other processes write there too, of a file that all of them lock for it.
+        """``lock_fd``: where other processes write there too, of a file that all of them lock for it. ``tells_risk``:
+        whether the log says at the start what a crash loses; one of several processes does.
 
         Raises OSError for a descriptor that is not open.
         """
@@ -57,6 +59,7 @@ class StdoutSink:
         self.stats = SinkStats()
         self._is_shared = lock_fd is not None
         self._writer = FdWriter(fd) if lock_fd is None else SharedFdWriter(fd, lock_fd)
+        self._tells_risk = tells_risk
         self._outstanding_max = outstanding_max
         self._buffered_max = buffered_max
         self._open = TenantShares(self.stats)
@@ -107,6 +110,11 @@ class StdoutSink:
         self.stats.outstanding = len(self._open)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+        if self._tells_risk:
+            _log.info(
+                "usage facts go to standard output: what runs when a process dies leaves no fact. "
+                "A spool (fact_sink) keeps it"
+            )
         task_status.started()
         while True:
             self._filled = anyio.Event()

@@ -88,6 +88,7 @@ class SpoolSink:
         """Something was written since the last sync."""
         self._need_room = anyio.Event()
         self._need_sync = anyio.Event()
+        self.look_due = anyio.Event()
         self.mark = (0, 0)
         """Segment and offset up to which everything is written; replaced whole, so any thread may read it."""
         self.on_written: Callable[[], None] | None = None
@@ -397,6 +398,13 @@ class SpoolSink:
             self.void(fact_id)
         self._tell(refused, False)
         self.push()
+
+    def take_over(self) -> None:
+        """Spools of dead processes are looked for now, and not only at the next minute."""
+        self.look_due.set()
+
+    def looked(self) -> None:
+        """Spools of dead processes have been looked for since ``take_over``."""
 
     async def flush(self) -> None:
         self.push()
