@@ -114,6 +114,7 @@ def _facts(sources: Sources) -> Iterator[Metric]:
     yield f.FACTS_DEGRADED.one(sources.sink.degraded)
     yield f.FACTS_RECOVERED.one(facts.recovered)
     yield f.FACTS_PUBLISHED.one(facts.published)
+    yield f.FACTS_IDS_TAKEN.one(facts.ids_taken)
     since = facts.unpublished_since if facts.unpublished else None
     yield f.FACTS_LAG.one(0.0 if since is None else max(0.0, sources.now() - since))
     if facts.connected is not None:

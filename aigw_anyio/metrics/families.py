@@ -169,6 +169,9 @@ FACTS_DEGRADED = _gauge(
 )
 FACTS_RECOVERED = _counter("aigw_facts_recovered_total", "Exchanges of dead processes that became gateway_lost facts.")
 FACTS_PUBLISHED = _counter("aigw_facts_published_total", "Usage facts that a NATS stream has acknowledged.")
+FACTS_IDS_TAKEN = _counter(
+    "aigw_facts_ids_taken_total", "Message ids of facts under which somebody else had published to the NATS stream."
+)
 FACTS_LAG = _gauge(
     "aigw_facts_publish_lag_seconds",
     "Age of the oldest record that the NATS stream has not acknowledged; 0 if none.",

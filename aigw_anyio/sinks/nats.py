@@ -105,6 +105,7 @@ class NatsSink(SpoolSink):
             on_verdict=lambda refusal: host.post(partial(self._note_verdict, refusal)),
             on_status=lambda status: host.post(partial(self._note_status, status.connected)),
             on_progress=lambda count, cursor: host.post(partial(self._note_progress, count, cursor)),
+            on_taken=lambda: host.post(self._note_taken),
         )
         self._cursor = self._task.cursor
         self._count_unpublished()
@@ -143,6 +144,9 @@ class NatsSink(SpoolSink):
         self.stats.published += count
         self._cursor = cursor
         self._count_unpublished()
+
+    def _note_taken(self) -> None:
+        self.stats.ids_taken += 1
 
     def _count_unpublished(self) -> None:
         if self._writer is not None:

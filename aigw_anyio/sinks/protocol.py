@@ -36,6 +36,8 @@ class SinkStats:
     """Bytes of disk that the process's own spool takes, reserved room included."""
     published: int = 0
     """Facts that a NATS stream has acknowledged."""
+    ids_taken: int = 0
+    """Message ids of facts under which somebody else had published to the stream."""
     unpublished: int = 0
     """Records of the process's own spool behind what a stream has acknowledged."""
     unpublished_since: float | None = None
