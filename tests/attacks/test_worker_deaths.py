@@ -25,6 +25,8 @@ from tests.e2e.gateway import Gateway, wait_until
 from tests.e2e.processes import client_of, wait_for_workers, workers
 from tests.e2e.provider import Provider
 from tests.e2e.test_lifecycle import Held
+from tests.nats.server import NatsServer
+from tests.nats.stream import make_stream, messages
 
 SILENCE_SECS = 2.0
 ADMISSION_SECS = 0.1
@@ -95,6 +97,37 @@ def test_what_a_dead_worker_owed_is_written_at_once(
     }
     assert len(facts) == len(lost) + len(complete), "none twice"
     check_verified(directory)
+
+
+def test_what_a_dead_worker_owed_is_published_at_once(backend: str, provider: Provider, tmp_path: Path) -> None:
+    """Nobody takes its place, and the other one looks for spools of the dead by itself only once a minute."""
+    server = NatsServer(tmp_path / "nats").start()
+    try:
+        make_stream(server)
+        environ = spool_environment(
+            provider,
+            tmp_path / "spool",
+            AI_FACT_SINK="nats",
+            AI_NATS_URL=server.url,
+            AI_DENY_SOURCE="none",
+            AI_WORKERS="2",
+            TEST_TIMING=json.dumps(NEVER_AGAIN),
+        )
+        gateway = Gateway(backend, environ, module="tests.e2e.quick_workers")
+        first, _ = wait_for_workers(gateway, 2)
+        cut = Held(provider)
+        with contextlib.ExitStack() as stack:
+            lost = [cut.begin(stack.enter_context(client_of(gateway, first.pid))) for _ in range(STREAMS)]
+            os.kill(first.pid, signal.SIGKILL)
+
+            def published() -> list[str]:
+                rows = [json.loads(data) for _, _, data in messages(server)]
+                return sorted(row["id"] for row in rows if row["outcome"] == "gateway_lost")
+
+            wait_until(lambda: published() == sorted(lost), "each of its exchanges is a fact in the stream", 20.0)
+        assert gateway.stop() == 0
+    finally:
+        server.stop()
 
 
 def recovered(directory: Path) -> list[str]:
