@@ -28,7 +28,7 @@ from aigw_anyio.notify import Notifier
 from aigw_anyio.plane import PlaneBase
 from aigw_anyio.settings import ListenAddr, Settings, SettingsError, waits_for_restart
 from aigw_anyio.settings.checks import max_connections
-from aigw_anyio.sinks import FactSink, SinkError
+from aigw_anyio.sinks import FactSink, SinkError, StdoutSink
 from aigw_anyio.sinks.choice import make_sink
 from aigw_anyio.sinks.protocol import TakesOver
 from aigw_anyio.socketstream import bind_listeners
@@ -191,6 +191,8 @@ class _Process:
             settle_heap()
         if self._options.inherited is None:
             logs.say(listening_line(data_address, admin_address))
+        if isinstance(self._sink, StdoutSink):
+            self._sink.tell_risk()
         self._status = serving_status(data_address, admin_address)
         self._options.notifier.ready(self._status)
         if isinstance(self._sink, TakesOver):

@@ -51,7 +51,7 @@ class StdoutSink:
         buffered_max: int = BUFFERED_MAX,
     ) -> None:
         """``lock_fd``: where other processes write there too, of a file that all of them lock for it. ``tells_risk``:
-        whether the log says at the start what a crash loses; one of several processes does.
+        whether this one of several processes says what a crash loses.
 
         Raises OSError for a descriptor that is not open.
         """
@@ -109,12 +109,15 @@ class StdoutSink:
         self._open.release(fact_id)
         self.stats.outstanding = len(self._open)
 
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
+    def tell_risk(self) -> None:
+        """Says in the log what a crash loses; to be called once the gateway serves."""
         if self._tells_risk:
             _log.info(
                 "usage facts go to standard output: what runs when a process dies leaves no fact. "
                 "A spool (fact_sink) keeps it"
             )
+
+    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
         while True:
             self._filled = anyio.Event()
