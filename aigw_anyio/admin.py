@@ -14,7 +14,10 @@ from anyio.streams.stapled import MultiListener
 from aigw_anyio import httpd
 from aigw_anyio.metrics import Metrics, Sources
 
-LIMITS: Final = httpd.Limits(connections=64, body=4096)
+IDLE_SECS: Final = 7.0
+"""From the beginning of a connection, or the end of an answer, to the end of the next request. Probes and scrapers send
+theirs at once. Nobody asks every seven seconds, so hardly anybody asks on a connection that is just being closed."""
+LIMITS: Final = httpd.Limits(connections=64, body=4096, request_secs=IDLE_SECS)
 """Probes and scrapers are few, and send no bodies."""
 STARTING_SECS: Final = 5.0
 """How long an unseeded deny-set keeps readiness back; the default is to allow."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from aigw_anyio import logs
+from aigw_anyio.names import shown_path
 from aigw_anyio.sinks.spool.follow import Follower
 from aigw_anyio.sinks.spool.layout import spools
 from aigw_anyio.sinks.spool.verify import verify
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0
     except OSError as error:
-        logs.say(f"aigw: {logs.escaped(str(error.filename or directory))}: {error.strerror}")
+        logs.say(f"aigw: {logs.escaped(shown_path(error.filename or directory))}: {error.strerror}")
         return 1
     except SpoolFormatError as error:
         logs.say(f"aigw: {error}")

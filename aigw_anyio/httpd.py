@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,10 +30,14 @@ _log = logging.getLogger("aigw.httpd")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Connections beyond ``connections`` are closed at once; a body beyond ``body`` bytes gets 413."""
+    """Where there are ``connections`` already, the oldest idle one is closed for the next; see :class:`_Connections`.
+
+    A body beyond ``body`` bytes gets 413.
+    """
 
     connections: int
     body: int
+    request_secs: float = REQUEST_SECS
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +54,60 @@ class Request:
         return self.target.partition("?")[0]
 
 
+class _Connections:
+    """How many connections there are, and which of them can be closed to make room for another one.
+
+    The oldest goes first among those that wait for a request, however much of it has come; then the oldest among
+    those whose peer does not take its answer. A request that is being answered is never given up.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.count = 0
+        self._limit = limit
+        self._reading: dict[anyio.CancelScope, None] = {}
+        self._writing: dict[anyio.CancelScope, None] = {}
+
+    def make_room(self) -> bool:
+        """Before ``count`` grows; False where nobody can be closed."""
+        if self.count < self._limit:
+            return True
+        for scopes in (self._reading, self._writing):
+            for scope in scopes:
+                # It counts on until its task has ended, and the newcomer counts from now on: one for one.
+                del scopes[scope]
+                scope.cancel()
+                return True
+        return False
+
+    def reading(self, within_secs: float) -> contextlib.AbstractContextManager[None]:
+        """Around the wait for a request. Raises TimeoutError when it is over, by time or for somebody else."""
+        return self._closable(self._reading, within_secs)
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Around one piece of an answer. Raises TimeoutError as ``reading``."""
+        return self._closable(self._writing, WRITE_SECS)
+
+    @contextlib.contextmanager
+    def _closable(self, scopes: dict[anyio.CancelScope, None], within_secs: float) -> Iterator[None]:
+        with anyio.CancelScope(deadline=anyio.current_time() + within_secs) as scope:
+            scopes[scope] = None
+            try:
+                yield
+            finally:
+                scopes.pop(scope, None)
+        if scope.cancelled_caught:
+            raise TimeoutError
+
+
 class Responder:
     """One answer. Without a ``content-length`` header it is sent in chunks, each flushed at once."""
 
-    def __init__(self, stream: SocketStream, connection: h11.Connection, is_head: bool) -> None:
+    def __init__(
+        self, stream: SocketStream, connection: h11.Connection, connections: _Connections, *, is_head: bool
+    ) -> None:
         self._stream = stream
         self._connection = connection
+        self._connections = connections
         self._is_head = is_head
 
     async def start(self, status: int, headers: Headers) -> None:
@@ -76,7 +129,7 @@ class Responder:
     async def _send(self, *events: h11.Response | h11.Data | h11.EndOfMessage) -> None:
         data = b"".join(self._connection.send(event) or b"" for event in events)
         if data:
-            with anyio.fail_after(WRITE_SECS):
+            with self._connections.writing():
                 await self._stream.send(data)
 
 
@@ -107,21 +160,21 @@ async def serve(
     task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serves until cancelled; one connection's failure never reaches another."""
-    running = 0
+    connections = _Connections(limits.connections)
 
     async def serve_one(stream: SocketStream) -> None:
-        nonlocal running
-        running += 1
+        is_admitted = connections.make_room()
+        connections.count += 1
         try:
-            if running <= limits.connections:
-                await _serve_connection(stream, handler, limits)
+            if is_admitted:
+                await _serve_connection(stream, handler, limits, connections)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError, OSError):
-            # The peer has left or is too slow; there is nobody to tell.
+            # The peer has left, is too slow, or had to make room; there is nobody to tell.
             pass
         except Exception:  # noqa: BLE001  # one that leaves this task would end every connection
             _log.exception("a connection ended by an error")
         finally:
-            running -= 1
+            connections.count -= 1
             await anyio.aclose_forcefully(stream)
 
     async with listener:
@@ -129,18 +182,21 @@ async def serve(
         await listener.serve(serve_one)
 
 
-async def _serve_connection(stream: SocketStream, handler: Handler, limits: Limits) -> None:
+async def _serve_connection(stream: SocketStream, handler: Handler, limits: Limits, connections: _Connections) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_MAX)
     while True:
         try:
-            with anyio.fail_after(REQUEST_SECS):
+            with connections.reading(limits.request_secs):
                 request = await _read_request(stream, connection, limits.body)
         except h11.RemoteProtocolError as error:
-            await _refuse(stream, connection, error.error_status_hint)
+            if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                responder = Responder(stream, connection, connections, is_head=False)
+                await responder.reply(error.error_status_hint, [("connection", "close")], b"")
+                await stream.send_eof()
             return
         if request is None:
             return
-        responder = Responder(stream, connection, request.method == "HEAD")
+        responder = Responder(stream, connection, connections, is_head=request.method == "HEAD")
         await handler(request, responder)
         if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
             await stream.send_eof()
@@ -176,13 +232,6 @@ async def _read_request(stream: SocketStream, connection: h11.Connection, body_m
 def _request(head: h11.Request, body: bytes) -> Request:
     headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
     return Request(head.method.decode("ascii"), head.target.decode("latin-1"), headers, body)
-
-
-async def _refuse(stream: SocketStream, connection: h11.Connection, status: int) -> None:
-    if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-        responder = Responder(stream, connection, is_head=False)
-        await responder.reply(status, [("connection", "close")], b"")
-        await stream.send_eof()
 
 
 def _head(status: int, headers: Headers) -> h11.Response:

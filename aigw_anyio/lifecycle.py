@@ -25,10 +25,12 @@ from aigw_anyio.deny.keeper import DenyKeeper
 from aigw_anyio.deny.sources import MakeHost, make_deny_source
 from aigw_anyio.memory import settle_heap
 from aigw_anyio.notify import Notifier
+from aigw_anyio.plane import PlaneBase
 from aigw_anyio.settings import ListenAddr, Settings, SettingsError, waits_for_restart
 from aigw_anyio.settings.checks import max_connections
-from aigw_anyio.sinks import FactSink, SinkError
+from aigw_anyio.sinks import FactSink, SinkError, StdoutSink
 from aigw_anyio.sinks.choice import make_sink
+from aigw_anyio.sinks.protocol import TakesOver
 from aigw_anyio.socketstream import bind_listeners
 from aigw_anyio.tls import TlsContexts, tls_contexts
 from aigw_core.gateway import Gateway
@@ -73,6 +75,8 @@ class Inherited:
     """Of its admin pages, in place of ``metrics_listen``."""
     limiter_buffer: mmap.mmap
     hash_key: bytes
+    progress: memoryview[float]
+    """As :attr:`aigw_anyio.plane.PlaneBase.progress`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,9 @@ class _Process:
         )
         self._sink = options.make_sink(settings)
         self._plane = factory(self._gateway, self._sink, settings)
+        # A data plane of another kind is known to live by the signs of life of its event loop alone.
+        if inherited is not None and isinstance(self._plane, PlaneBase):
+            self._plane.progress = inherited.progress
         source = options.make_deny_source(settings, options.make_nats_host)
         snapshot_path = Path(settings.snapshot_path) if settings.snapshot_path is not None else None
         self._deny = DenyKeeper(self._gateway, source, snapshot_path) if source is not None else None
@@ -184,8 +191,12 @@ class _Process:
             settle_heap()
         if self._options.inherited is None:
             logs.say(listening_line(data_address, admin_address))
+        if isinstance(self._sink, StdoutSink):
+            self._sink.tell_risk()
         self._status = serving_status(data_address, admin_address)
         self._options.notifier.ready(self._status)
+        if isinstance(self._sink, TakesOver):
+            self._options.notifier.take_over = self._sink.take_over
         tasks.start_soon(self._options.notifier.watch)
         if self._options.announce is not None:
             self._options.announce(data_address)

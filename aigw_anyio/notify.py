@@ -10,7 +10,7 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import anyio
@@ -30,6 +30,8 @@ class Notifier:
         manager wants a sign of life."""
         self._address = _unix_address(address) if address else None
         self.watchdog_secs = watchdog_secs if self._address is not None else None
+        self.take_over: Callable[[], None] | None = None
+        """Called where whoever started this process says that a sibling has died and has no successor yet."""
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Notifier:

@@ -96,6 +96,9 @@ class PlaneBase(Generic[D, U]):
         self.failures = gateway.stats.failures
         gateway.stats.logs_all = settings.access_log
         self._tls = tls_contexts(settings.tls_files, settings.upstream_ca_path)
+        self.progress = memoryview(bytearray(8)).cast("d")
+        """One number, the time of the last input of any connection. A supervisor that shares the memory sees by it that
+        this process is busy and does not hang. Set it before ``start``."""
         self._address = settings.listen_addr
         self._shares_port = settings.workers > 1
         self._max_connections = max_connections(settings)

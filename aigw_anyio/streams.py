@@ -45,6 +45,7 @@ class Surroundings(Protocol):
 
     gateway: Gateway
     sink: FactSink
+    progress: memoryview[float]
 
     async def connect(self, origin: Origin, tries: int) -> StreamUpstream:
         """Raises ConnectFailed."""
@@ -65,6 +66,7 @@ class StreamDriver:
     def __init__(self, shared: Surroundings, channel: Channel) -> None:
         self._shared = shared
         self._sink = shared.sink
+        self._progress = shared.progress
         self.machine = Connection(shared.gateway, anyio.current_time(), peer=channel.peer_address)
         self.machine.context = self
         self._down = channel
@@ -163,7 +165,8 @@ class StreamDriver:
         if self._carrying:
             self._pending.append(machine_input)
         else:
-            self._run(machine_input(anyio.current_time()))
+            now = self._progress[0] = anyio.current_time()
+            self._run(machine_input(now))
 
     def _run(self, effects: list[Effect]) -> None:
         machine, pending = self.machine, self._pending

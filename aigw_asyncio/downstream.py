@@ -49,6 +49,7 @@ class Downstream(Reading):
         "_opened",
         "_pending",
         "_plane",
+        "_progress",
         "_reading",
         "_sink",
         "_timer",
@@ -67,6 +68,7 @@ class Downstream(Reading):
         self._plane = plane
         self._turn = plane.turn
         self._sink = plane.sink
+        self._progress = plane.progress
         self._failures = plane.failures
         self._work = plane.gateway.work
         self._loop_time = plane.loop_time
@@ -231,7 +233,7 @@ class Downstream(Reading):
         """Carries out effects, then feeds what came up meanwhile: in the same turn, so at the same time."""
         machine, pending = self.machine, self._pending
         self._carrying = True
-        self._now = now
+        self._now = self._progress[0] = now
         try:
             while True:
                 for effect in effects:

@@ -11,6 +11,7 @@ anywhere behind the beginning of the round. From these two follows how far back 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Mapping
@@ -18,6 +19,24 @@ from dataclasses import dataclass
 from typing import Final
 
 CURSOR_VERSION: Final = 1
+_DIGITS: Final = 32
+"""Of a message id that nobody can take beforehand: 128 bits."""
+
+
+def content_key(payload: bytes) -> str:
+    """What a fact in the stream is recognised by: all of its bytes. Its message id could be a stranger's."""
+    return hashlib.sha256(payload).hexdigest()
+
+
+def message_id(fact_id: str, payload: bytes, attempt: int) -> str:
+    """The id under which a fact is published: its own, and further ones where somebody else has published under that.
+
+    Own ids can be guessed; the further ones follow from bytes that nobody knows before the fact is there. The same fact
+    always has the same ones.
+    """
+    if not attempt:
+        return fact_id
+    return f"{fact_id}.{hashlib.sha256(b'%d ' % attempt + payload).hexdigest()[:_DIGITS]}"
 
 
 @dataclass(slots=True, frozen=True)
@@ -69,7 +88,7 @@ class Outbox:
     """One round of publishing one spool."""
 
     def __init__(self, cursor: Cursor, stream: str, found: Mapping[str, int]) -> None:
-        """``found``: id → stream sequence of all messages of the spool's subject behind ``read_back_from``."""
+        """``found``: by ``content_key`` the stream sequence of each message of the subject after ``read_back_from``."""
         self._cursor = cursor
         self._stream = stream
         self._found = dict(found)
@@ -87,17 +106,17 @@ class Outbox:
         """Everything offered is in the stream."""
         return not self._entries
 
-    def offer(self, fact_id: str | None, segment: int, offset: int, sequence: int) -> bool:
+    def offer(self, key: str | None, segment: int, offset: int, sequence: int) -> bool:
         """The next record of the spool, with the position behind it; whether it is to be published now.
 
-        ``fact_id`` is None for a record that is no fact.
+        ``key``: the ``content_key`` of a fact; None for a record that is no fact.
         """
-        if fact_id is None:
+        if key is None:
             self._entries.append(_Entry(segment, offset, sequence, stream_seq=0, was_found=True))
             self._advance()
             return False
         entry = _Entry(segment, offset, sequence)
-        stream_seq = self._found.pop(fact_id, None)
+        stream_seq = self._found.pop(key, None)
         if stream_seq is None:
             self._in_flight[sequence] = entry
         else:
@@ -106,12 +125,20 @@ class Outbox:
         self._advance()
         return stream_seq is None
 
-    def acked(self, sequence: int, stream_seq: int) -> bool:
-        """The stream has the fact of this spool sequence. False for an answer that nobody waits for."""
+    def forget_found(self) -> None:
+        """All that was written when the round began has been offered: what was found and is left is none of ours."""
+        self._found.clear()
+
+    def acked(self, sequence: int, stream_seq: int, *, in_order: bool = True) -> bool:
+        """The stream has the fact of this spool sequence. False for an answer that nobody waits for.
+
+        ``in_order``: it was published in the order of the spool, and not a second time, behind later ones.
+        """
         entry = self._in_flight.pop(sequence, None)
         if entry is None:
             return False
-        entry.stream_seq = stream_seq
+        # What stands out of order says nothing about where others stand, just as what was found.
+        entry.stream_seq, entry.was_found = stream_seq, not in_order
         self._advance()
         return True
 

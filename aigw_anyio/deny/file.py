@@ -11,10 +11,12 @@ restore everybody, write ``{}``. The revision is the time of the file's last cha
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +24,11 @@ from typing import Any, Final
 import anyio
 import anyio.to_thread
 
+from aigw_anyio import logs
 from aigw_anyio.deny.control import DenyControl
-from aigw_core.denyset import DenySet
+from aigw_anyio.names import NAME_SHOWN_MAX, NOT_SHOWN, looks_secret
+from aigw_core.denyset import DenySet, parse_entry_key
+from aigw_core.denyspelling import nearest_entry_key
 from aigw_core.snapshot import Snapshot
 
 POLL_SECS: Final = 0.25
@@ -46,6 +51,8 @@ class _Reading:
     data: bytes
     deny: DenySet
     revision: int
+    misspelt: list[str]
+    """Keys that are none of ours."""
 
 
 def parse_deny_file(data: bytes) -> dict[str, bytes]:
@@ -62,6 +69,23 @@ def parse_deny_file(data: bytes) -> dict[str, bytes]:
     }
 
 
+def misspelt_keys(entries: Iterable[str]) -> list[str]:
+    """Those that deny nobody, since they are none of ours."""
+    return [key for key in entries if parse_entry_key(key) is None]
+
+
+def told(misspelt: list[str]) -> str:
+    """One line about them: how many, and the first one with what it may have been meant to be."""
+    key = misspelt[0]
+    others = f" and {len(misspelt) - 1} more" if len(misspelt) > 1 else ""
+    what = "no key of an entry, so nobody is denied by it"
+    if looks_secret(key):
+        return f"{NOT_SHOWN}{others}: {what}"
+    cut = f"{key[:NAME_SHOWN_MAX]}…" if len(key) > NAME_SHOWN_MAX else key
+    name = logs.escaped(json.dumps(cut, ensure_ascii=False))
+    return f"{name}{others}: {what}; did you mean {nearest_entry_key(key)}?"
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -76,6 +100,8 @@ class FileDenySource:
         self._path = path
         self._poll_secs = poll_secs
         self._last: _Reading | None = None
+        self._misspelt: list[str] = []
+        """As told last."""
 
     @property
     def name(self) -> str:
@@ -99,11 +125,19 @@ class FileDenySource:
                 if reading is not None:
                     self._last = reading
                     control.adopt(reading.deny, reading.revision)
+                    self._tell_misspelt(reading.misspelt)
                 if control.gateway.deny_state != "live":
                     control.live()
                 else:
                     control.confirm()
             await anyio.sleep(self._poll_secs)
+
+    def _tell_misspelt(self, misspelt: list[str]) -> None:
+        """Once for as long as they are the same, however often the file changes elsewhere."""
+        if misspelt and misspelt != self._misspelt:
+            fields = {"file": str(self._path), "entries": len(misspelt)}
+            _log.warning("misspelt in the deny file: %s", told(misspelt), extra={"fields": fields})
+        self._misspelt = misspelt
 
     def _read(self) -> _Reading | None:
         """In a worker thread. None where the file is as it was. Raises FileProblem."""
@@ -120,13 +154,15 @@ class FileDenySource:
         if len(data) > FILE_SIZE_MAX:
             raise FileProblem("it is too large")
         if last is not None and data == last.data:
-            self._last = _Reading(stamp, last.data, last.deny, last.revision)
+            self._last = dataclasses.replace(last, stamp=stamp)
             return None
         entries = parse_deny_file(data)
         revision = max(1, status.st_mtime_ns // 1_000_000, last.revision + 1 if last is not None else 1)
         deny = DenySet()
         deny.replace({key: (value, revision) for key, value in entries.items()}, revision)
-        return _Reading(stamp, data, deny, revision)
+        # Looked for only where there are any: a file may hold millions.
+        misspelt = misspelt_keys(entries) if deny.ignored_keys else []
+        return _Reading(stamp, data, deny, revision, misspelt)
 
 
 def _is_young(mtime_ns: int) -> bool:

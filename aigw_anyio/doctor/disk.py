@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from aigw_anyio.deny.file import FILE_SIZE_MAX as DENY_FILE_SIZE_MAX
-from aigw_anyio.deny.file import FileProblem, parse_deny_file
+from aigw_anyio.deny.file import FileProblem, misspelt_keys, parse_deny_file, told
 from aigw_anyio.deny.snapshotfile import FILE_SIZE_MAX as SNAPSHOT_SIZE_MAX
 from aigw_anyio.doctor.report import Finding, ok, skipped, warning, wrong
 from aigw_anyio.nats.publisher import load_cursor
@@ -182,6 +182,10 @@ def _deny_file(path: Path) -> Finding:
     except FileProblem as error:
         fix = 'write one JSON object, such as {"blackhole.42": "spend"}'
         return wrong("disk", "deny_file", "is not used", why=str(error), fix=fix)
+    misspelt = misspelt_keys(entries)
+    if misspelt:
+        what = f"{len(entries)} entries, {len(misspelt)} of them misspelt"
+        return warning("disk", "deny_file", what, why=told(misspelt), fix="write blackhole.ID or blackhole.key.ID")
     return ok("disk", "deny_file", f"{len(entries)} entries")
 
 

@@ -107,12 +107,14 @@ def _facts(sources: Sources) -> Iterator[Metric]:
     facts = sources.sink.stats
     yield f.FACTS_WRITTEN.one(facts.written)
     yield f.FACTS_REFUSED.one(facts.refused)
+    yield f.FACTS_REFUSED_BY_SHARE.one(facts.refused_by_share)
     yield f.FACTS_LOST.one(facts.lost)
     yield f.FACTS_OUTSTANDING.one(facts.outstanding)
     yield f.FACTS_BUFFERED.one(facts.buffered_bytes)
     yield f.FACTS_DEGRADED.one(sources.sink.degraded)
     yield f.FACTS_RECOVERED.one(facts.recovered)
     yield f.FACTS_PUBLISHED.one(facts.published)
+    yield f.FACTS_IDS_TAKEN.one(facts.ids_taken)
     since = facts.unpublished_since if facts.unpublished else None
     yield f.FACTS_LAG.one(0.0 if since is None else max(0.0, sources.now() - since))
     if facts.connected is not None:

@@ -158,6 +158,9 @@ METER_FLAGS = _counter("aigw_meter_flags_total", "Flags on facts: what the meter
 
 FACTS_WRITTEN = _counter("aigw_facts_written_total", "Usage facts written.")
 FACTS_REFUSED = _counter("aigw_facts_refused_total", "Requests refused for want of room for their fact.")
+FACTS_REFUSED_BY_SHARE = _counter(
+    "aigw_facts_refused_by_share_total", "Requests refused because their tenant holds its share of the room for facts."
+)
 FACTS_LOST = _counter("aigw_facts_lost_total", "Usage facts that nobody can read any more.")
 FACTS_OUTSTANDING = _gauge("aigw_facts_outstanding", "Admitted exchanges whose fact is still due.")
 FACTS_BUFFERED = _gauge("aigw_facts_buffered_bytes", "Bytes of facts that wait for their reader.")
@@ -166,6 +169,9 @@ FACTS_DEGRADED = _gauge(
 )
 FACTS_RECOVERED = _counter("aigw_facts_recovered_total", "Exchanges of dead processes that became gateway_lost facts.")
 FACTS_PUBLISHED = _counter("aigw_facts_published_total", "Usage facts that a NATS stream has acknowledged.")
+FACTS_IDS_TAKEN = _counter(
+    "aigw_facts_ids_taken_total", "Message ids of facts under which somebody else had published to the NATS stream."
+)
 FACTS_LAG = _gauge(
     "aigw_facts_publish_lag_seconds",
     "Age of the oldest record that the NATS stream has not acknowledged; 0 if none.",

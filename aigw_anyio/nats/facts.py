@@ -59,6 +59,7 @@ class FactsTask:
         on_verdict: Callable[[str | None], None],
         on_status: Callable[[LinkStatus], None],
         on_progress: Callable[[int, Cursor], None],
+        on_taken: Callable[[], None],
     ) -> None:
         """``on_verdict``: None where the stream is good, else why not. Raises ValueError for bad certificates."""
         self._target = target
@@ -67,10 +68,14 @@ class FactsTask:
         self._is_durable = is_durable
         self._on_verdict = on_verdict
         self._on_progress = on_progress
+        self._on_taken = on_taken
         self._wake_due = False
+        self._look_due = asyncio.Event()
         self._settled: dict[Path, tuple[object, ...]] = {}
         subject = f"{target.subject}.{own.id}"
-        self._publisher = SpoolPublisher(own.directory, subject, mark, files=own.files, on_progress=on_progress)
+        self._publisher = SpoolPublisher(
+            own.directory, subject, mark, files=own.files, on_progress=on_progress, on_taken=on_taken
+        )
         self._supervisor = NatsSupervisor(target.options, name=CONNECTION_NAME, pace=target.pace, on_change=on_status)
 
     @property
@@ -93,6 +98,10 @@ class FactsTask:
         """In the loop: there is more to publish."""
         self._wake_due = False
         self._publisher.wake()
+
+    def look(self) -> None:
+        """In the loop: spools of dead processes may be there to be published."""
+        self._look_due.set()
 
     async def _session(self, link: NatsLink) -> None:
         target = self._target
@@ -127,7 +136,10 @@ class FactsTask:
             except (LinkLost, LinkTimeout) as error:
                 link.fail(str(error) or "no answer from the server in time")
                 return
-            await asyncio.sleep(self._target.tidy_secs)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._target.tidy_secs):
+                    await self._look_due.wait()
+            self._look_due.clear()
 
     async def _publish_orphan(self, directory: Path, link: NatsLink, stream: Stream) -> None:
         spool = await asyncio.to_thread(self._take, directory)
@@ -141,6 +153,7 @@ class FactsTask:
                 lambda: None,
                 files=spool.files,
                 on_progress=lambda count, _: self._on_progress(count, self._publisher.cursor),
+                on_taken=self._on_taken,
             )
             await publisher.publish(link, stream)
             self._settled[directory] = seen

@@ -11,6 +11,7 @@ from nats import errors
 from aigw_anyio.nats.connection import LinkTimeout, NatsLink
 from aigw_anyio.nats.jetstream import ApiError, request
 from aigw_core.facts import FACT_MAX_BYTES
+from aigw_core.outbox import content_key
 
 CALL_SECS: Final = 5.0
 """For one answer of the server."""
@@ -99,8 +100,19 @@ def stream_problems(config: dict[str, Any]) -> list[str]:
     return found
 
 
+async def holds(link: NatsLink, stream: Stream, subject: str, seq: int, payload: bytes) -> bool:
+    """Whether the message at this sequence is this one, byte for byte. Raises ApiError, LinkTimeout, LinkLost."""
+    try:
+        message = (await call_api(link, f"STREAM.MSG.GET.{stream.name}", {"seq": seq}))["message"]
+    except ApiError as error:
+        if error.status == _NOT_FOUND:
+            return False
+        raise
+    return bool(message["subject"] == subject and _payload_of(message) == payload)
+
+
 async def read_back(link: NatsLink, stream: Stream, subject: str, behind: int) -> dict[str, int]:
-    """Id → sequence of every message of the subject behind this sequence.
+    """``content_key`` → sequence of every message of the subject behind this sequence.
 
     Asks the leader, message by message: a replica that answers faster may not have the newest ones. There
     are few, unless the cursor was lost. Raises ApiError, LinkTimeout, LinkLost.
@@ -116,15 +128,8 @@ async def read_back(link: NatsLink, stream: Stream, subject: str, behind: int) -
             raise
         message = row["message"]
         behind = int(message["seq"])
-        fact_id = _id_of(message)
-        if fact_id is not None:
-            found[fact_id] = behind
+        found[content_key(_payload_of(message))] = behind
 
 
-def _id_of(message: dict[str, Any]) -> str | None:
-    headers = base64.b64decode(message.get("hdrs", "")).decode("utf-8", "replace")
-    for line in headers.split("\r\n"):
-        name, _, value = line.partition(":")
-        if name.strip().lower() == ID_HEADER.lower():
-            return value.strip()
-    return None
+def _payload_of(message: dict[str, Any]) -> bytes:
+    return base64.b64decode(message.get("data", ""))

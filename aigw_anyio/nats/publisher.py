@@ -3,6 +3,10 @@
 Rounds, as :mod:`aigw_core.outbox` describes them: read back what the stream holds behind the cursor, then publish
 in the order of the spool, many in flight. An answer that is an error or does not come is a doubt: what is still in
 flight is waited for, and a new round begins.
+
+Message ids are no secret, and who may publish to the stream can take one beforehand. So an answer that calls a fact a
+duplicate is believed only once the message that the stream has was read, and is that fact; else the fact is published
+under another id.
 """
 
 from __future__ import annotations
@@ -13,18 +17,20 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from nats.aio.msg import Msg
 
 from aigw_anyio.nats.connection import NatsLink
-from aigw_anyio.nats.factstream import ID_HEADER, Stream, read_back
+from aigw_anyio.nats.factstream import ID_HEADER, Stream, holds, read_back
 from aigw_anyio.nats.jetstream import ApiError
 from aigw_anyio.sinks.spool.files import Files
 from aigw_anyio.sinks.spool.follow import Follower, Position
-from aigw_core.outbox import Cursor, Outbox, parse_cursor, read_back_from
+from aigw_core.outbox import Cursor, Outbox, content_key, message_id, parse_cursor, read_back_from
 from aigw_core.spool import Kind, Record
 
 CURSOR_NAME: Final = "published.json"
@@ -39,10 +45,25 @@ CURSOR_SECS: Final = 1.0
 IN_A_ROW_MAX: Final = 16
 """Facts published before others in the event loop get their turn: about half a millisecond."""
 
+ATTEMPTS_MAX: Final = 8
+"""Message ids that are tried for one fact in one round. Whoever takes the second one has read the fact already."""
+TAKEN_TOLD_SECS: Final = 10.0
+"""Between two lines of the log that say that message ids were taken: each costs a stranger one message."""
+
 _log = logging.getLogger("aigw.facts")
 
 Mark = Callable[[], tuple[int, int] | None]
 """Segment and offset up to which the spool is written for certain; None where nobody writes it any more."""
+
+
+@dataclass(slots=True)
+class _Published:
+    """A fact without its acknowledgement."""
+
+    id: str
+    payload: bytes
+    attempt: int = 0
+    """Which of its message ids was tried last."""
 
 
 class _Doubt(Exception):
@@ -68,13 +89,21 @@ class SpoolPublisher:
         *,
         files: Files | None = None,
         on_progress: Callable[[int, Cursor], None] | None = None,
+        on_taken: Callable[[], None] | None = None,
     ) -> None:
-        """``on_progress``: called with the number of facts acknowledged since the last call, and the cursor."""
+        """``on_progress``: called with the number of facts acknowledged since the last call, and the cursor.
+        ``on_taken``: called for each message id under which somebody else has published."""
         self._directory = directory
         self._subject = subject
         self._mark = mark
         self._files = files if files is not None else Files()
         self._on_progress = on_progress
+        self._on_taken = on_taken
+        self._published: dict[int, _Published] = {}
+        """By the sequence in the spool: at most IN_FLIGHT_MAX and one."""
+        self._duplicates: deque[tuple[int, int]] = deque()
+        """Answers that are not believed yet: the sequence in the spool, and the one in the stream."""
+        self._taken_told = -TAKEN_TOLD_SECS
         self.cursor = load_cursor(directory, self._files)
         self._saved = self.cursor
         self._outbox: Outbox | None = None
@@ -114,18 +143,26 @@ class SpoolPublisher:
 
     async def _round(self, link: NatsLink, stream: Stream, inbox: str) -> None:
         """Returns when nothing is left of a spool that nobody writes."""
+        written = self._mark()
         behind = read_back_from(self.cursor, stream.identity)
         found = await read_back(link, stream, self._subject, behind)
         outbox = self._outbox = Outbox(self.cursor, stream.identity, found)
         self._doubt, self._limit = None, 1
+        self._published.clear()
+        self._duplicates.clear()
         follower = Follower(self._directory, Position(self.cursor.segment, self.cursor.offset, self.cursor.sequence))
         try:
             while True:
                 self._changed.clear()
+                await self._resolve(link, stream, outbox, inbox)
                 mark = self._mark()
                 records = follower.read(below=mark, final=mark is None)
                 self._tell_damage(follower)
-                await self._offer(link, outbox, inbox, records, follower.position.segment)
+                at = follower.position
+                await self._offer(link, stream, outbox, inbox, records, at.segment)
+                # Of a process that has written nothing yet the mark says nothing: the end of what is there does.
+                if not records or (written is not None and (0, 0) < written <= (at.segment, at.offset)):
+                    outbox.forget_found()
                 if not records:
                     if mark is None and outbox.is_settled:
                         self._told = None
@@ -138,23 +175,53 @@ class SpoolPublisher:
             self._note_progress()
             self._outbox = None
 
-    async def _offer(self, link: NatsLink, outbox: Outbox, inbox: str, records: list[Record], segment: int) -> None:
+    async def _offer(
+        self, link: NatsLink, stream: Stream, outbox: Outbox, inbox: str, records: list[Record], segment: int
+    ) -> None:
         in_a_row = 0
         for record in records:
-            fact_id = record.id if record.kind == Kind.FACT else None
-            if not outbox.offer(fact_id, segment, record.end, record.sequence):
+            key = content_key(record.payload) if record.kind == Kind.FACT else None
+            if not outbox.offer(key, segment, record.end, record.sequence):
                 continue
-            assert fact_id is not None
             while outbox.in_flight > self._limit:
+                if self._duplicates:
+                    await self._resolve(link, stream, outbox, inbox)
+                    continue
                 await self._wait(outbox)
                 self._changed.clear()
-            reply, headers = f"{inbox}.{record.sequence}", {ID_HEADER: fact_id}
-            await link.client.publish(self._subject, record.payload, reply=reply, headers=headers)
+            published = self._published[record.sequence] = _Published(record.id, record.payload)
+            await self._send(link, inbox, record.sequence, published)
             in_a_row += 1
             if in_a_row >= IN_A_ROW_MAX:
                 in_a_row = 0
                 await asyncio.sleep(0)
         self._check()
+
+    async def _send(self, link: NatsLink, inbox: str, sequence: int, fact: _Published) -> None:
+        headers = {ID_HEADER: message_id(fact.id, fact.payload, fact.attempt)}
+        await link.client.publish(self._subject, fact.payload, reply=f"{inbox}.{sequence}", headers=headers)
+
+    async def _resolve(self, link: NatsLink, stream: Stream, outbox: Outbox, inbox: str) -> None:
+        """Finds out whose message it is that the stream has under the id of a fact."""
+        while self._duplicates:
+            sequence, stream_seq = self._duplicates.popleft()
+            fact = self._published.get(sequence)
+            if fact is None:
+                continue
+            if await holds(link, stream, self._subject, stream_seq, fact.payload):
+                self._acked(outbox, sequence, stream_seq)
+                continue
+            self._tell_taken(fact, stream_seq)
+            fact.attempt += 1
+            if fact.attempt >= ATTEMPTS_MAX:
+                raise _Doubt("all message ids of a fact are taken by somebody else")
+            await self._send(link, inbox, sequence, fact)
+
+    def _acked(self, outbox: Outbox, sequence: int, stream_seq: int) -> None:
+        fact = self._published.pop(sequence, None)
+        if fact is not None and outbox.acked(sequence, stream_seq, in_order=not fact.attempt):
+            self._limit = min(2 * self._limit, IN_FLIGHT_MAX)
+            self._newly_acked += 1
 
     async def _wait(self, outbox: Outbox) -> None:
         """For an answer, or for more to publish. Raises _Doubt where an answer is due too long."""
@@ -197,9 +264,10 @@ class SpoolPublisher:
             row = json.loads(message.data) if message.data else {}
             error = row.get("error")
             if error is None and "seq" in row:
-                if outbox.acked(sequence, int(row["seq"])):
-                    self._limit = min(2 * self._limit, IN_FLIGHT_MAX)
-                    self._newly_acked += 1
+                if row.get("duplicate"):
+                    self._duplicates.append((sequence, int(row["seq"])))
+                else:
+                    self._acked(outbox, sequence, int(row["seq"]))
                 return
         except (ValueError, AttributeError):
             error = None
@@ -247,6 +315,16 @@ class SpoolPublisher:
             self._told = reason
             fields = {"subject": self._subject, "reason": reason}
             _log.warning("facts wait in the spool: they cannot be published", extra={"fields": fields})
+
+    def _tell_taken(self, fact: _Published, stream_seq: int) -> None:
+        if self._on_taken is not None:
+            self._on_taken()
+        now = time.monotonic()
+        if now - self._taken_told >= TAKEN_TOLD_SECS:
+            self._taken_told = now
+            fields = {"subject": self._subject, "fact": fact.id, "stream_seq": stream_seq}
+            text = "somebody else has published under the message id of a fact, which is published under another one"
+            _log.error(text, extra={"fields": fields})
 
     def _tell_damage(self, follower: Follower) -> None:
         for segment, start, end in follower.damage:

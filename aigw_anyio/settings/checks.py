@@ -13,8 +13,8 @@ from typing import Final
 from aigw_anyio import tls
 from aigw_anyio.deny.bucket import BUCKET
 from aigw_anyio.limits import FILES_RESERVED, default_max_connections, open_files_limit
+from aigw_anyio.names import shown
 from aigw_anyio.nats.options import parse_nats_url
-from aigw_anyio.settings.fields import shown
 from aigw_anyio.settings.model import DEFAULT, DenySource, FactSinkKind, Settings
 from aigw_core.keymask import KEY_MIN
 from aigw_core.origin import Origin, parse_origin

@@ -16,8 +16,6 @@ from aigw_core.secrets import Secret
 
 DURATION_MAX: Final = 86_400.0
 """Seconds. Longer than any exchange lasts, and short enough to catch milliseconds written for seconds."""
-NAME_SHOWN_MAX: Final = 64
-"""Characters of an unknown name that an error repeats; most keys in the wrong place are longer."""
 
 PROVIDER_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,30}[a-z0-9])?")
 _HOST_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -113,19 +111,6 @@ def _scope_entry(value: object) -> str:
 def per_provider(value: object) -> object:
     """One value for all, or a table provider → value with ``default``: always the table."""
     return dict(value) if isinstance(value, Mapping) else {"default": value}
-
-
-def shown(name: object) -> str:
-    """A name from outside as an error may repeat it."""
-    text = str(name)
-    if len(text) <= NAME_SHOWN_MAX and re.fullmatch(r"[A-Za-z0-9_.-]+", text) and not looks_secret(text):
-        return text
-    return "(a name that is not shown)"
-
-
-def looks_secret(text: str) -> bool:
-    """Whether a name might be a key that stands in the wrong place."""
-    return re.search(r"(?<![A-Za-z0-9])(?:sk|gsk|csk|fpk|tgp|bai)[-_]|\w{33}", text) is not None
 
 
 def plain_text(value: object) -> str:

@@ -15,8 +15,9 @@ from typing import Final, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from aigw_anyio.names import shown, shown_path
 from aigw_anyio.settings.checks import cross_problems, cross_warnings
-from aigw_anyio.settings.fields import PROVIDER_NAME, shown
+from aigw_anyio.settings.fields import PROVIDER_NAME
 from aigw_anyio.settings.model import Settings
 from aigw_core.providers import PROVIDERS
 
@@ -92,7 +93,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _read_file(path: Path, raw: _Raw) -> None:
-    label = f"configuration file {path}"
+    label = f"configuration file {shown_path(path)}"
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
@@ -176,10 +177,11 @@ def _read_pool_keys(variables: Mapping[str, str], raw: _Raw) -> None:
         if provider is None:
             raw.warnings.append(f"{shown(variable)}: no such provider{nearest(variable, by_variable)}")
             continue
+        label = f"pool_keys.{shown(provider)} ({shown(variable)})"
         if is_file and variable.removesuffix(_FILE_SUFFIX) in variables:
-            raw.problems.append(f"pool_keys.{provider} ({variable}): the key is given twice; set one variable")
+            raw.problems.append(f"{label}: the key is given twice; set one variable")
             continue
-        key = _key_of_file(text.strip(), f"pool_keys.{provider} ({variable})", raw) if is_file else text
+        key = _key_of_file(text.strip(), label, raw) if is_file else text
         if key is not None:
             found = True
             keys[provider] = key

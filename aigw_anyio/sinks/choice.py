@@ -26,7 +26,7 @@ def make_sink(settings: Settings, worker: int = 0, output_lock: int | None = Non
     ``output_lock``: of the file that they lock to write to standard output. Raises OSError where that is closed.
     """
     if settings.fact_sink is FactSinkKind.STDOUT:
-        return StdoutSink(lock_fd=output_lock)
+        return StdoutSink(lock_fd=output_lock, tells_risk=worker == 0)
     options = spool_options(settings, worker)
     if settings.fact_sink is FactSinkKind.SPOOL:
         return SpoolSink(_directory(settings), options)

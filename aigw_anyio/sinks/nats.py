@@ -105,6 +105,7 @@ class NatsSink(SpoolSink):
             on_verdict=lambda refusal: host.post(partial(self._note_verdict, refusal)),
             on_status=lambda status: host.post(partial(self._note_status, status.connected)),
             on_progress=lambda count, cursor: host.post(partial(self._note_progress, count, cursor)),
+            on_taken=lambda: host.post(self._note_taken),
         )
         self._cursor = self._task.cursor
         self._count_unpublished()
@@ -125,6 +126,11 @@ class NatsSink(SpoolSink):
         if task is not None and task.is_wake_due():
             self._host.submit(task.wake)
 
+    def looked(self) -> None:
+        """Now, since the spool of a dead process cannot be locked twice: first it is recovered, then published."""
+        if self._task is not None:
+            self._host.submit(self._task.look)
+
     def _note_verdict(self, refusal: str | None) -> None:
         if refusal is not None and self._judged.is_set() and refusal != self._refusal:
             _log.error("facts stay in the spool: %s", refusal)
@@ -138,6 +144,9 @@ class NatsSink(SpoolSink):
         self.stats.published += count
         self._cursor = cursor
         self._count_unpublished()
+
+    def _note_taken(self) -> None:
+        self.stats.ids_taken += 1
 
     def _count_unpublished(self) -> None:
         if self._writer is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from anyio.abc import TaskStatus
 
@@ -23,6 +23,8 @@ class SinkStats:
     """Facts handed to the system whole."""
     refused: int = 0
     """Open records refused for want of room."""
+    refused_by_share: int = 0
+    """Open records refused since their tenant holds its share of the room already."""
     lost: int = 0
     """Facts that can no longer be written anywhere: the reader of the pipe is gone."""
     outstanding: int = 0
@@ -34,6 +36,8 @@ class SinkStats:
     """Bytes of disk that the process's own spool takes, reserved room included."""
     published: int = 0
     """Facts that a NATS stream has acknowledged."""
+    ids_taken: int = 0
+    """Message ids of facts under which somebody else had published to the stream."""
     unpublished: int = 0
     """Records of the process's own spool behind what a stream has acknowledged."""
     unpublished_since: float | None = None
@@ -87,6 +91,15 @@ class FactSink(Protocol):
 
     async def flush(self) -> None:
         """Returns when every fact is written, or cannot be; the caller bounds the time."""
+        ...
+
+
+@runtime_checkable
+class TakesOver(Protocol):
+    """A sink that can write what a dead process owed."""
+
+    def take_over(self) -> None:
+        """Another process of this gateway has died; returns at once."""
         ...
 
 

@@ -12,6 +12,7 @@ from anyio.abc import TaskStatus
 
 from aigw_anyio.fdwrite import FdWriter, SharedFdWriter
 from aigw_anyio.sinks.protocol import SinkStats
+from aigw_anyio.sinks.shares import TenantShares
 from aigw_core.facts import OpenRecord, UsageFact
 
 OUTSTANDING_MAX: Final = 65_536
@@ -34,9 +35,10 @@ class StdoutSink:
     """Writes in ``push`` what the reader takes at once; the rest is buffered and ``run`` goes on with it.
 
     A blocked reader never stalls the loop and loses nothing: when the room is used up, new records are
-    refused. Memory is bounded by BUFFERED_MAX plus the facts of OUTSTANDING_MAX running exchanges. A reader
-    that is gone (EPIPE) can take nothing any more: records are refused, facts that are still due are
-    counted as lost. At most once across a crash.
+    refused, and before that those of a tenant that holds its share of the room. Memory is bounded by
+    BUFFERED_MAX plus the facts of OUTSTANDING_MAX running exchanges. A reader that is gone (EPIPE) can take
+    nothing any more: records are refused, facts that are still due are counted as lost. At most once across a
+    crash.
     """
 
     def __init__(
@@ -44,10 +46,12 @@ class StdoutSink:
         fd: int = 1,
         *,
         lock_fd: int | None = None,
+        tells_risk: bool = True,
         outstanding_max: int = OUTSTANDING_MAX,
         buffered_max: int = BUFFERED_MAX,
     ) -> None:
-        """``lock_fd``: where other processes write there too, of a file that all of them lock for it.
+        """``lock_fd``: where other processes write there too, of a file that all of them lock for it. ``tells_risk``:
+        whether this one of several processes says what a crash loses.
 
         Raises OSError for a descriptor that is not open.
         """
@@ -55,9 +59,10 @@ class StdoutSink:
         self.stats = SinkStats()
         self._is_shared = lock_fd is not None
         self._writer = FdWriter(fd) if lock_fd is None else SharedFdWriter(fd, lock_fd)
+        self._tells_risk = tells_risk
         self._outstanding_max = outstanding_max
         self._buffered_max = buffered_max
-        self._open: set[str] = set()
+        self._open = TenantShares(self.stats)
         self._emitted: list[UsageFact] = []
         self._buffer = bytearray()
         self._gone = False
@@ -76,12 +81,13 @@ class StdoutSink:
         if self.degraded:
             self.stats.refused += 1
             return False
-        self._open.add(record.id)
+        if not self._open.admit(record, self._outstanding_max):
+            return False
         self.stats.outstanding = len(self._open)
         return True
 
     def emit(self, fact: UsageFact) -> None:
-        self._open.discard(fact.opened.id)
+        self._open.release(fact.opened.id)
         self._emitted.append(fact)
 
     def push(self) -> None:
@@ -100,8 +106,16 @@ class StdoutSink:
             self._filled.set()
 
     def void(self, fact_id: str) -> None:
-        self._open.discard(fact_id)
+        self._open.release(fact_id)
         self.stats.outstanding = len(self._open)
+
+    def tell_risk(self) -> None:
+        """Says in the log what a crash loses; to be called once the gateway serves."""
+        if self._tells_risk:
+            _log.info(
+                "usage facts go to standard output: what runs when a process dies leaves no fact. "
+                "A spool (fact_sink) keeps it"
+            )
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

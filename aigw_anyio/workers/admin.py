@@ -16,7 +16,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from aigw_anyio import httpd
-from aigw_anyio.admin import Row, serve_admin
+from aigw_anyio.admin import IDLE_SECS, Row, serve_admin
 from aigw_anyio.settings import ListenAddr
 from aigw_anyio.workers.link import LinkNotifier
 from aigw_anyio.workers.merge import Merger
@@ -35,7 +35,8 @@ class Workers:
 
     def __init__(self, addresses: Sequence[ListenAddr]) -> None:
         self._addresses = addresses
-        self._pool = httpcore.AsyncConnectionPool()
+        # Given up well before the worker does, which closes what is idle: no request may meet that.
+        self._pool = httpcore.AsyncConnectionPool(keepalive_expiry=IDLE_SECS / 2)
 
     @property
     def count(self) -> int:
@@ -74,14 +75,22 @@ class PagesOfAll:
         self._merger = Merger(workers.count, restarts)
         self._readiness = Readiness(workers.count, have_all_listened)
         self._scraping = anyio.Lock()
+        self._begun = 0
+        """Scrapes so far."""
+        self._scrape = _Scrape(())
 
     async def metrics_page(self, accept: str, /) -> tuple[str, bytes]:
+        asked = self._begun
         # One after the other: who was asked earlier would be taken for a process that follows.
         async with self._scraping:
-            bodies = await self._workers.ask("/metrics", METRICS_SECS)
-            texts = [body.decode() if body is not None else None for body in bodies]
+            # What began while this one waited is as new as it may expect: a crowd costs two scrapes.
+            if self._begun == asked:
+                self._begun += 1
+                bodies = await self._workers.ask("/metrics", METRICS_SECS)
+                texts = [body.decode() if body is not None else None for body in bodies]
+                self._scrape = _Scrape(list(self._merger.merge(texts)))
             encode, content_type = choose_encoder(accept)
-            return content_type, encode(_Scrape(self._merger.merge(texts)))
+            return content_type, encode(self._scrape)
 
     async def ready_page(self) -> tuple[int, Row]:
         bodies = await self._workers.ask("/readyz", READY_SECS)

@@ -1,7 +1,7 @@
 """What a child process and its supervisor say to each other: one byte a message, over a pair of sockets.
 
-The child's end reports. The supervisor says one thing only, by the end of what it sends: drain. It says so on
-purpose, and when it is gone.
+The child's end reports. The supervisor says that another worker has died and nobody takes its place soon, and, by the
+end of what it sends: drain. That it says on purpose, and when it is gone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from aigw_anyio.notify import Notifier
 
 READY: Final = b"r"
 ALIVE: Final = b"a"
+TAKE_OVER: Final = b"t"
 ALIVE_SECS: Final = 1.0
 """Between two signs of life."""
 SIGNAL_SECS: Final = 0.1
@@ -42,17 +43,30 @@ class LinkNotifier(Notifier):
     async def watch(self) -> None:
         """Gives signs of life, and drains this process as SIGTERM does once the supervisor says so, or is gone."""
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._drain_when_told)
+            tasks.start_soon(self._listen)
             while True:
                 self._report(ALIVE)
                 await anyio.sleep(ALIVE_SECS)
 
-    async def _drain_when_told(self) -> None:
-        await anyio.wait_readable(self._link)
+    async def _listen(self) -> None:
+        while await self._heard():
+            if self.take_over is not None:
+                self.take_over()
         await anyio.sleep(SIGNAL_SECS)
         # To a process that drains already a signal more says: at once.
         if not self._is_stopping:
             os.kill(os.getpid(), signal.SIGTERM)
+
+    async def _heard(self) -> bytes:
+        """Empty at the end."""
+        while True:
+            await anyio.wait_readable(self._link)
+            try:
+                return self._link.recv(64)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return b""
 
     def _report(self, message: bytes) -> None:
         # A supervisor that is gone or slow is no reason to stop serving.

@@ -50,6 +50,7 @@ def run_workers(
             all_listen=shared.note_all_listen,
             restarted=shared.note_restart,
             release_ports=shared.release_ports,
+            progress_of=shared.progress_of,
             timing=timing,
         )
         return supervisor.run()

@@ -17,6 +17,7 @@ from aigw_core.limiter import Limiter
 
 _LOOPBACK: Final = ListenAddr("127.0.0.1", 0)
 _NUMBER: Final = struct.Struct("=Q")
+_TIME: Final = struct.Struct("=d")
 _LISTENED_AT: Final = 0
 _RESTARTS_AT: Final = _NUMBER.size
 
@@ -35,6 +36,8 @@ class Shared:
     """Bound and never listening: nobody else can take a port while no worker listens there."""
     noted: mmap.mmap
     """Two numbers that the supervisor writes: whether every worker has listened, and how many were started again."""
+    progress: mmap.mmap
+    """A number for each worker, which that one writes and the supervisor reads: the time of its last input."""
     limiter_buffer: mmap.mmap
     hash_key: bytes
     """Under which credentials are counted; one key, or each worker would count in other places."""
@@ -53,6 +56,15 @@ class Shared:
     def restarts(self) -> int:
         (number,) = _NUMBER.unpack_from(self.noted, _RESTARTS_AT)
         return int(number)
+
+    def progress_cell(self, worker: int) -> memoryview[float]:
+        """For the worker: the memory cannot be closed in this process any more."""
+        return memoryview(self.progress).cast("d")[worker : worker + 1]
+
+    def progress_of(self, worker: int) -> float:
+        """For the supervisor: differs from the last look's where the worker has made progress since."""
+        (at,) = _TIME.unpack_from(self.progress, worker * _TIME.size)
+        return float(at)
 
     def release_ports(self) -> None:
         """In this process: what others hold, or listen on, is not kept from who comes after them."""
@@ -75,7 +87,8 @@ def make_shared(
     """
     data_held = _hold_port(data, owned)
     admins = [_hold_port(_LOOPBACK, owned) for _ in range(workers)]
-    noted, buffer = (owned.enter_context(mmap.mmap(-1, size)) for size in (2 * _NUMBER.size, Limiter.buffer_size()))
+    sizes = 2 * _NUMBER.size, workers * _TIME.size, Limiter.buffer_size()
+    noted, progress, buffer = (owned.enter_context(mmap.mmap(-1, size)) for size in sizes)
     output_lock = _lock_file()
     owned.callback(os.close, output_lock)
     return Shared(
@@ -84,6 +97,7 @@ def make_shared(
         admin_sockets=tuple(admin_sockets),
         held_ports=tuple(sock for held in (data_held, *admins) for sock in held),
         noted=noted,
+        progress=progress,
         limiter_buffer=buffer,
         hash_key=os.urandom(32),
         output_lock=output_lock,

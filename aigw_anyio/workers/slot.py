@@ -14,7 +14,8 @@ RETRY_LONGEST_SECS: Final = 30.0
 SETTLED_SECS: Final = 60.0
 """Of running, after which a death is not counted together with those before it."""
 SILENCE_SECS: Final = 30.0
-"""Without a sign of life from a worker that was ready: its loop does not turn any more."""
+"""With neither a sign of life nor progress from a worker that was ready: it hangs. One whose loop is late with its
+signs of life, since a turn of it serves very many connections, makes progress with each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class SlotTiming:
 class Slot:
     """Who runs in this place, since when, and from when on it may be filled again. Times are monotonic seconds."""
 
-    __slots__ = ("_backoff", "_heard_at", "_silence", "is_ready", "pid", "start_at")
+    __slots__ = ("_backoff", "_heard_at", "_progress", "_silence", "is_ready", "pid", "start_at")
 
     def __init__(self, timing: SlotTiming | None = None) -> None:
         self.pid: int | None = None
@@ -39,6 +40,7 @@ class Slot:
         self._silence = timing.silence
         self._backoff = Backoff(first=timing.retry_first, longest=timing.retry_longest, settled=timing.settled)
         self._heard_at = 0.0
+        self._progress = 0.0
 
     def started(self, pid: int, now: float) -> None:
         self.pid, self.start_at, self.is_ready = pid, None, False
@@ -49,8 +51,14 @@ class Slot:
         """A sign of life."""
         self._heard_at = now
 
+    def saw_progress(self, progress: float, now: float) -> None:
+        """``progress``: a number that has changed where something was served since the last look."""
+        if progress != self._progress:
+            self._progress = progress
+            self._heard_at = now
+
     def is_silent(self, now: float) -> bool:
-        """Whether it was ready and has given no sign of life for too long."""
+        """Whether it was ready and has, for too long, neither given a sign of life nor made progress."""
         return self.is_ready and now - self._heard_at >= self._silence
 
     def died(self, now: float) -> float:

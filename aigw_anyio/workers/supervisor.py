@@ -23,11 +23,14 @@ from aigw_anyio import logs
 from aigw_anyio.lifecycle import EXIT_FAILED, EXIT_OK, STOP_SLACK_SECS, Reload
 from aigw_anyio.notify import WATCHDOG_SHARE, Notifier
 from aigw_anyio.settings import Settings, SettingsError, restartable, waits_for_restart
-from aigw_anyio.workers.link import READY
+from aigw_anyio.workers.link import READY, TAKE_OVER
 from aigw_anyio.workers.slot import Slot, SlotTiming
 
 LOOK_SECS: Final = 1.0
 """The longest between two looks at who has fallen silent."""
+FOLLOWED_SECS: Final = 1.0
+"""A process that takes the place of a dead one settles what that one owed. Where it starts later than this, a sibling
+does it."""
 ASLEEP_SECS: Final = 5.0
 """Between two looks, from which on it was this process that did not run: nobody else is to blame for it."""
 
@@ -70,17 +73,20 @@ class Supervisor:
         all_listen: Callable[[], None],
         restarted: Callable[[], None],
         release_ports: Callable[[], None],
+        progress_of: Callable[[int], float],
         timing: SlotTiming | None = None,
     ) -> None:
         """``announcement``: said once everybody is ready for the first time, and then ``all_listen`` is called.
         ``restarted``: called whenever a worker takes the place of one that has died. ``release_ports``: called
-        when the end begins. ``status``: what the service manager shows while all serve."""
+        when the end begins. ``progress_of``: as :meth:`Slot.saw_progress` takes it, by the worker's number.
+        ``status``: what the service manager shows while all serve."""
         now = time.monotonic()
         self._settings = self._started_with = settings
         self._load = load
         self._notifier = notifier
         self._announcement, self._status = announcement, status
         self._all_listen, self._restarted, self._release_ports = all_listen, restarted, release_ports
+        self._progress_of = progress_of
         self._workers = [Child(f"worker {n}", body, Slot(timing)) for n, body in enumerate(workers)]
         self._children = [*self._workers, Child("admin", admin, Slot(timing))]
         self._selector = selectors.DefaultSelector()
@@ -193,10 +199,13 @@ class Supervisor:
             for child in self._children:
                 child.slot.heard(now)
         self._looked_at = now
+        for number, worker in enumerate(self._workers):
+            worker.slot.saw_progress(self._progress_of(number), now)
         for child in self._children:
             pid, start_at = child.slot.pid, child.slot.start_at
             if pid is not None and child.slot.is_silent(now):
-                _log.error("a process gives no sign of life and is killed", extra={"fields": {"process": child.name}})
+                fields = {"process": child.name}
+                _log.error("a process hangs: it gives no sign of life and is killed", extra={"fields": fields})
                 child.slot.is_ready = False
                 os.kill(pid, signal.SIGKILL)
             elif start_at is not None and now >= start_at:
@@ -282,8 +291,17 @@ class Supervisor:
 
     def _died(self, child: Child, how: str) -> None:
         wait = child.slot.died(time.monotonic())
+        if wait > FOLLOWED_SECS:
+            self._hand_over(child)
         fields = {"process": child.name, "how": how, "again_in_secs": wait}
         _log.error("a process has died and is started again", extra={"fields": fields})
+
+    def _hand_over(self, dead: Child) -> None:
+        """Asks the other workers to settle what this one owed; whichever is first does it."""
+        for worker in self._workers:
+            if worker is not dead and dead in self._workers and worker.slot.is_ready and worker.link is not None:
+                with contextlib.suppress(OSError):
+                    worker.link.send(TAKE_OVER)
 
     def _unlink(self, child: Child) -> None:
         if child.link is not None:

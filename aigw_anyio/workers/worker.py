@@ -32,7 +32,9 @@ def run_worker(
             reload=reload,
             notifier=LinkNotifier(link),
             make_sink=partial(make_sink, worker=worker, output_lock=shared.output_lock),
-            inherited=Inherited(shared.worker_admins[worker], shared.limiter_buffer, shared.hash_key),
+            inherited=Inherited(
+                shared.worker_admins[worker], shared.limiter_buffer, shared.hash_key, shared.progress_cell(worker)
+            ),
         ),
     )
 

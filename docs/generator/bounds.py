@@ -83,7 +83,8 @@ def _value(module: str, name: str, source: ast.expr) -> str | None:
         # What the system defines is shown by its name: the number differs between systems.
         return code(ast.unparse(source)) if name == "SLICE" else None
     if isinstance(source, ast.Call) and ast.unparse(source.func).endswith("Limits"):
-        return ", ".join(f"{k.arg} {_number(eval(ast.unparse(k.value)))}" for k in source.keywords)
+        names = vars(importlib.import_module(module))
+        return ", ".join(f"{k.arg} {_number(eval(ast.unparse(k.value), names))}" for k in source.keywords)
     value = getattr(importlib.import_module(module), name)
     if type(value) is int or type(value) is float:
         return _number(value)

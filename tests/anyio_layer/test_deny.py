@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -146,6 +147,44 @@ async def test_files(text: str, found: dict[str, bytes]) -> None:
 async def test_files_that_are_not_used(text: str) -> None:
     with pytest.raises(FileProblem):
         parse_deny_file(text.encode())
+
+
+async def test_misspelt_entries_are_told_once_and_the_good_ones_apply(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "deny.json"
+    gateway: Gateway = make_gateway()
+    source = FileDenySource(file, poll_secs=0.01)
+
+    def write(tenant: int, *keys: str) -> None:
+        file.write_text(json.dumps({f"blackhole.{tenant}": "spend", **dict.fromkeys(keys, "fraud")}))
+
+    async def is_held(tenant: int) -> None:
+        await until(lambda: {subject.id for subject, _, _ in gateway.deny.entries()} == {tenant})
+
+    write(1, "blackhole.42x", "blackhol.43")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(source.run, DenyControl(gateway, source.name))
+        await is_held(1)
+        write(2, "blackhole.42x", "blackhol.43")
+        await is_held(2)
+        write(3, f"\x1b[2J{'x y ' * 30}")
+        await is_held(3)
+        write(4, "sk-ant-api03-TAINTED")
+        await is_held(4)
+        write(5)
+        await is_held(5)
+        tasks.cancel_scope.cancel()
+    assert gateway.deny.ignored_keys >= 6
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    what = "no key of an entry, so nobody is denied by it; did you mean"
+    # JSON escapes the escape, and sixty-four characters are shown.
+    escape = "\\u001b[2J" + "x y " * 15 + "…"
+    assert said == [
+        f'misspelt in the deny file: "blackhole.42x" and 1 more: {what} blackhole.42?',
+        f'misspelt in the deny file: "{escape}": {what} blackhole.2?',
+        f"misspelt in the deny file: (a name that is not shown): {what.removesuffix('; did you mean')}",
+    ]
 
 
 async def test_a_file_is_followed(tmp_path: Path) -> None:

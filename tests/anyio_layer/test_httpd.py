@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import anyio
 import pytest
+from anyio.abc import SocketStream
 
 from aigw_anyio import httpd
 from tests.anyio_layer.conftest import exchange, request_bytes
@@ -101,20 +102,95 @@ async def test_failing_handler_closes_its_connection_only(caplog: pytest.LogCapt
     assert [entry.message for entry in caplog.records] == ["a connection ended by an error"]
 
 
-async def test_connection_limit() -> None:
-    async with serving(echo, httpd.Limits(1, 100)) as port, await anyio.connect_tcp("127.0.0.1", port) as first:
-        await first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await first.receive()).startswith(b"HTTP/1.1 200")
-        async with await anyio.connect_tcp("127.0.0.1", port) as second:
-            with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+CLOSED = (anyio.EndOfStream, anyio.BrokenResourceError)
+
+
+@asynccontextmanager
+async def connected(port: int, count: int) -> AsyncIterator[list[SocketStream]]:
+    """Connections of which each is known to the server before the next one is made."""
+    async with AsyncExitStack() as stack:
+        streams = []
+        for _ in range(count):
+            streams.append(await stack.enter_async_context(await anyio.connect_tcp("127.0.0.1", port)))
+            await ask(streams[-1])
+        yield streams
+
+
+async def ask(stream: SocketStream) -> None:
+    await stream.send(GET)
+    assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+
+
+async def test_at_the_limit_the_oldest_idle_connection_gives_way() -> None:
+    async with serving(echo, httpd.Limits(3, 100)) as port, connected(port, 3) as (first, second, third):
+        # Idle since its last answer, and it does not matter how much of the next request has come.
+        await ask(first)
+        await second.send(GET[:-2])
+        async with await anyio.connect_tcp("127.0.0.1", port) as fourth:
+            await ask(fourth)
+            with pytest.raises(CLOSED):
                 await second.receive()
-        await first.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert (await first.receive()).startswith(b"HTTP/1.1 200")
+            for stream in (third, first, fourth):
+                await ask(stream)
+        async with connected(port, 8) as streams:
+            await ask(streams[-1])
 
 
-async def test_silent_peer_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(httpd, "REQUEST_SECS", 0.01)
-    async with serving(echo, httpd.Limits(8, 100)) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+async def test_a_request_in_progress_does_not_give_way() -> None:
+    begun, may_end = anyio.Event(), anyio.Event()
+
+    async def slow(request: httpd.Request, responder: httpd.Responder) -> None:
+        begun.set()
+        await may_end.wait()
+        await echo(request, responder)
+
+    async with serving(slow, httpd.Limits(1, 100)) as port, await anyio.connect_tcp("127.0.0.1", port) as running:
+        await running.send(GET)
+        await begun.wait()
+        async with await anyio.connect_tcp("127.0.0.1", port) as refused:
+            with pytest.raises(CLOSED):
+                await refused.receive()
+        may_end.set()
+        assert (await running.receive()).startswith(b"HTTP/1.1 200")
+
+
+async def test_who_does_not_take_an_answer_gives_way() -> None:
+    started = anyio.Event()
+
+    async def endless(request: httpd.Request, responder: httpd.Responder) -> None:
+        if request.path == "/":
+            await echo(request, responder)
+            return
+        await responder.start(200, [])
+        started.set()
+        while True:
+            await responder.send(bytes(1_000_000))
+
+    async with serving(endless, httpd.Limits(1, 100)) as port, await anyio.connect_tcp("127.0.0.1", port) as stuck:
+        await stuck.send(GET.replace(b" / ", b" /endless "))
+        await started.wait()
+        # Its task may be between two pieces just now, where it is busy: then the next one has better luck.
+        while True:
+            async with await anyio.connect_tcp("127.0.0.1", port) as stream:
+                try:
+                    await ask(stream)
+                except CLOSED:
+                    continue
+                break
+
+
+async def test_silent_peer_is_closed() -> None:
+    limits = httpd.Limits(8, 100, request_secs=0.01)
+    async with serving(echo, limits) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
         await stream.send(b"GET / HTT")
-        with pytest.raises((anyio.EndOfStream, anyio.BrokenResourceError)):
+        with pytest.raises(CLOSED):
+            await stream.receive()
+
+
+async def test_idle_peer_is_closed_between_requests() -> None:
+    limits = httpd.Limits(8, 100, request_secs=0.2)
+    async with serving(echo, limits) as port, await anyio.connect_tcp("127.0.0.1", port) as stream:
+        await ask(stream)
+        with pytest.raises(CLOSED):
             await stream.receive()

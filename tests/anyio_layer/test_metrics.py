@@ -75,6 +75,7 @@ def fill(sources: Sources, record: OpenRecord) -> None:
     sources.connections, sources.streams, sources.connections_max = lambda: 12, lambda: 1, 400
     facts = sources.sink.stats
     facts.written, facts.refused, facts.lost, facts.outstanding, facts.buffered_bytes = 7, 8, 9, 10, 11
+    facts.refused_by_share, facts.ids_taken = 5, 6
     facts.unpublished, facts.unpublished_since, facts.connected = 13, 95.5, True
 
 
@@ -118,7 +119,9 @@ def test_metrics_say_what_happened(sources: Sources, record: OpenRecord) -> None
         "aigw_draining": 0,
         "aigw_facts_written_total": 7,
         "aigw_facts_refused_total": 8,
+        "aigw_facts_refused_by_share_total": 5,
         "aigw_facts_lost_total": 9,
+        "aigw_facts_ids_taken_total": 6,
         "aigw_facts_outstanding": 10,
         "aigw_facts_buffered_bytes": 11,
         "aigw_facts_degraded": 0,

@@ -87,6 +87,24 @@ def test_void_frees_the_room(pipe: Pipe, record: OpenRecord) -> None:
     assert sink.stats == SinkStats(refused=1, outstanding=1)
 
 
+def test_a_tenant_holds_a_quarter_and_others_are_admitted(
+    pipe: Pipe, record: OpenRecord, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = StdoutSink(pipe.writer, outstanding_max=12)
+    answers = [sink.open(dataclasses.replace(record, id=f"{number:04d}")) for number in range(9)]
+    assert answers == [True] * 3 + [False] * 6
+    assert not is_degraded(sink)
+    assert sink.open(dataclasses.replace(record, id="other", tenant_id=2)) is True
+    assert sink.stats == SinkStats(refused_by_share=6, outstanding=4)
+    (line,) = caplog.records
+    assert line.__dict__["fields"] == {"tenant_id": "1", "open": 3, "room": 12}
+    sink.emit(numbered(record, 0))
+    sink.void("0001")
+    # Of the eleven that the other one leaves, a quarter is two.
+    answers = [sink.open(dataclasses.replace(record, id=f"{number:04d}")) for number in (10, 11)]
+    assert answers == [True, False]
+
+
 def test_regular_file_takes_every_size(tmp_path: Path, record: OpenRecord) -> None:
     with (tmp_path / "facts").open("wb") as file:
         sink = StdoutSink(file.fileno())
@@ -131,7 +149,7 @@ async def test_reserved_facts_are_taken_however_full(pipe: Pipe, record: OpenRec
     filled = fill(pipe.writer)
     sink = StdoutSink(pipe.writer, outstanding_max=50, buffered_max=1)
     for number in range(50):
-        assert sink.open(dataclasses.replace(record, id=f"{number:04d}")) is True
+        assert sink.open(dataclasses.replace(record, id=f"{number:04d}", tenant_id=number)) is True
     for number in range(50):
         sink.emit(numbered(record, number, 20_000))
         sink.push()

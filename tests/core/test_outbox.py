@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from aigw_core.outbox import Cursor, Outbox, parse_cursor, read_back_from
+from aigw_core.outbox import Cursor, Outbox, content_key, message_id, parse_cursor, read_back_from
 
 STREAM = "AI_USAGE 2026"
 
@@ -35,6 +35,38 @@ def test_records_that_are_no_facts_are_passed_when_nothing_waits() -> None:
     assert outbox.cursor().sequence == 1
     outbox.acked(2, 5)
     assert (outbox.cursor().sequence, outbox.cursor().stream_seq, outbox.is_settled) == (3, 5, True)
+
+
+def test_what_is_published_out_of_order_says_nothing_about_the_others() -> None:
+    """The id of the first one was taken, so it stands behind the others; the third has no answer yet."""
+    outbox = Outbox(Cursor(), STREAM, {})
+    assert [offer(outbox, n) for n in (1, 2, 3)] == [True, True, True]
+    assert outbox.acked(2, 11)
+    assert outbox.acked(1, 13, in_order=False)
+    cursor = outbox.cursor()
+    assert (cursor.sequence, cursor.stream_seq) == (2, 11), "the third stands at 12, maybe"
+
+
+def test_what_was_found_and_is_none_of_ours_holds_nothing_back() -> None:
+    outbox = Outbox(Cursor(1, 100, 1, STREAM, 7), STREAM, {"2": 9, "a stranger's": 8})
+    assert not offer(outbox, 2)
+    assert outbox.cursor().stream_seq == 7
+    outbox.forget_found()
+    assert outbox.cursor() == Cursor(1, 200, 2, STREAM, 9)
+
+
+def test_a_fact_is_recognised_by_all_of_its_bytes() -> None:
+    assert content_key(b'{"id":"1"}') == content_key(b'{"id":"1"}')
+    assert content_key(b'{"id":"1"}') != content_key(b'{"id":"1" }')
+
+
+def test_further_message_ids_follow_from_the_fact() -> None:
+    ids = [message_id("1", b"fact", attempt) for attempt in range(4)]
+    assert ids[0] == "1"
+    assert len(set(ids)) == 4
+    assert all(len(each) == len("1.") + 32 and each.startswith("1.") for each in ids[1:])
+    assert ids == [message_id("1", b"fact", attempt) for attempt in range(4)]
+    assert message_id("1", b"fact!", 1) != ids[1]
 
 
 def test_what_was_found_is_not_published_again() -> None:
@@ -100,7 +132,9 @@ class PublishingMachine(RuleBasedStateMachine):
         found = {fact_id: n for n, fact_id in enumerate(self.stored, 1) if n > behind}
         self.outbox = Outbox(self.saved, STREAM, found)
         self.next = self.saved.sequence + 1
+        self.begun_at = self.written
         self.on_the_way: list[int] = []
+        self.late: set[int] = set()
         self.answers: list[tuple[int, int]] = []
 
     @rule(count=st.integers(1, 5))
@@ -115,6 +149,19 @@ class PublishingMachine(RuleBasedStateMachine):
                 if offer(self.outbox, self.next, is_fact=self.next % 3 != 0):
                     self.on_the_way.append(self.next)
                 self.next += 1
+        if self.next > self.begun_at:
+            self.outbox.forget_found()
+
+    @rule()
+    def take_an_id(self) -> None:
+        """A stranger was first with the id of the next one, which is published again, behind those on the way."""
+        if self.on_the_way:
+            self.late.add(self.on_the_way[0])
+            self.on_the_way.append(self.on_the_way.pop(0))
+
+    @rule()
+    def add_junk(self) -> None:
+        self.stored.append(f"junk {len(self.stored)}")
 
     @rule(count=st.integers(1, 5))
     def store(self, count: int) -> None:
@@ -126,7 +173,7 @@ class PublishingMachine(RuleBasedStateMachine):
     @rule(count=st.integers(1, 5))
     def answer(self, count: int) -> None:
         for sequence, stream_seq in self.answers[:count]:
-            assert self.outbox.acked(sequence, stream_seq)
+            assert self.outbox.acked(sequence, stream_seq, in_order=sequence not in self.late)
         del self.answers[:count]
 
     @rule()

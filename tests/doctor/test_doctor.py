@@ -249,6 +249,12 @@ def test_the_snapshot(doctor: Doctor, served: dict[str, str], tmp_path: Path) ->
     code, findings = doctor(**environ)
     assert (code, of(findings, "disk", "snapshot_path")["what"]) == (0, "can be written; there is none yet")
     assert of(findings, "disk", "deny_file")["what"] == "1 entries"
+    deny.write_text('{"blackhole.42": "spend", "blackhol.key.7x": "fraud"}')
+    code, findings = doctor(**environ)
+    misspelt = of(findings, "disk", "deny_file")
+    assert (code, misspelt["verdict"], misspelt["what"]) == (0, "warning", "2 entries, 1 of them misspelt")
+    assert "did you mean blackhole.key.7?" in misspelt["why"]
+    deny.write_text('{"blackhole.42": "spend"}')
     write_snapshot(path, Snapshot(f"file:{deny}", DenyView(DenySet(), set()), None, 0.0))
     code, findings = doctor(**environ)
     found = of(findings, "disk", "snapshot_path")

@@ -152,7 +152,7 @@ def test_a_worker_that_hangs_is_killed_and_replaced(provider: Provider) -> None:
     gateway = started("asyncio", provider, {"silence": 3.0})
     first, _ = workers(gateway)
     os.kill(first.pid, signal.SIGSTOP)
-    gateway.wait_log("gives no sign of life and is killed")
+    gateway.wait_log("a process hangs: it gives no sign of life and is killed")
     wait_for_workers(gateway, 2, without=first.pid)
     assert gateway.stop() == 0
     forget_deaths(gateway)

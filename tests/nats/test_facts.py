@@ -311,3 +311,112 @@ def test_problems_of_a_stream_are_told_together() -> None:
 
 def test_records_of_these_tests_are_told_apart() -> None:
     assert record_of("a") != record_of("b")
+
+
+# Strangers who may publish to the stream
+
+
+async def publish(server: NatsServer, subject: str, *fact_ids: str, data: bytes = b'{"id":"forged"}') -> None:
+    client = await nats.connect(server.url)
+    for fact_id in fact_ids:
+        await client.jetstream().publish(subject, data, headers={"Nats-Msg-Id": fact_id})
+    await client.close()
+
+
+@pytest.mark.parametrize("where", ["another subject", "the subject of the spool"])
+async def test_a_fact_whose_message_id_was_taken_is_published_all_the_same(
+    tmp_path: Path, server: NatsServer, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    await in_thread(make_stream, server)
+    async with running(tmp_path, server) as caller:
+        await exchange(caller, "first")
+        await caller.sink.flush()
+        subject = f"{SUBJECT}.{caller.sink.own.id}"
+    # Ids that the next facts will have, and that one had which is in the stream already.
+    taken = numbers(9)[::2]
+    await publish(server, subject if where == "the subject of the spool" else f"{SUBJECT}.evil", *taken, "first")
+    async with running(tmp_path, server) as caller:
+        await exchange(caller, *numbers(9))
+        await caller.sink.flush()
+        stats = caller.sink.stats
+        assert (stats.published, stats.unpublished, stats.ids_taken) == (9, 0, len(taken))
+    found = await in_thread(messages, server)
+    ours = {fact_of(n).encode() for n in (*numbers(9), "first")}
+    stored = [data for _, _, data in found if data in ours]
+    assert (set(stored), len(stored)) == (ours, len(ours)), "each is there byte for byte, and once"
+    (line,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert "somebody else has published under the message id" in line.getMessage()
+    # What is there is recognised by its bytes, under whatever id, and the stranger's messages hold nothing back.
+    (tmp_path / "w0-0" / CURSOR_NAME).unlink()
+    async with running(tmp_path, server) as caller:
+        await until(lambda: caller.sink.stats.unpublished == 0)
+        assert caller.sink.stats.published == 0
+        await exchange(caller, "last")
+        await caller.sink.flush()
+    assert len(await in_thread(messages, server)) == len(found) + 1
+    cursor = parse_cursor((tmp_path / "w0-0" / CURSOR_NAME).read_bytes())
+    assert cursor is not None
+    assert cursor.stream_seq == len(found) + 1
+
+
+async def test_an_id_taken_in_the_subject_of_a_spool_before_its_publisher_starts(
+    tmp_path: Path, server: NatsServer
+) -> None:
+    """What is read back is compared, and not taken for ours since it has our id. The dedupe window is over."""
+    await in_thread(lambda: make_stream(server, duplicate_window=0.1))
+    process = Process(tmp_path)
+    for n in numbers(5):
+        process.write(opening(n), closing(n))
+    process.stop()
+    subject = f"{SUBJECT}.{process.spool.id}"
+    await publish(server, subject, "0001", "0003")
+    await anyio.sleep(0.3)
+    async with running(tmp_path, server) as caller:
+        await until(lambda: caller.sink.stats.unpublished == 0)
+    found = [data for _, _, data in await in_thread(messages, server)]
+    assert [data for data in found if data != b'{"id":"forged"}'] == [fact_of(n).encode() for n in numbers(5)]
+
+
+PERMISSIONS = """
+authorization {
+  users = [
+    { user: gateway, password: g, permissions: {
+        publish: ["ai.usage.>", "$JS.API.STREAM.>"], subscribe: ["_INBOX.>"] } }
+    { user: billing, password: b, permissions: {
+        publish: ["$JS.API.CONSUMER.>", "$JS.API.STREAM.INFO.AI_USAGE", "$JS.ACK.AI_USAGE.>"],
+        subscribe: ["_INBOX.>"] } }
+  ]
+}
+"""
+"""As in docs/how-to/consume-facts-from-nats.md."""
+
+
+async def test_permissions_keep_strangers_out(tmp_path: Path, new_server: Callable[..., NatsServer]) -> None:
+    server = new_server(config=PERMISSIONS)
+    address = server.url.removeprefix("nats://")
+    target = NatsTarget(parse_nats_url(Secret(f"nats://gateway:g@{address}")), SUBJECT, STREAM, FAST)
+    sink = NatsSink(tmp_path, target, OPTIONS)
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(sink.run)
+            denied: list[Exception] = []
+
+            async def note(error: Exception) -> None:
+                denied.append(error)
+
+            stranger = await nats.connect(f"nats://billing:b@{address}", error_cb=note)
+            await stranger.publish(f"{SUBJECT}.evil", b"junk", headers={"Nats-Msg-Id": "0000"})
+            await stranger.flush()
+            await until(lambda: bool(denied))
+            assert "permissions violation" in str(denied[0]).lower()
+            caller = Caller(sink)
+            await exchange(caller, *numbers(3))
+            await sink.flush()
+            assert (sink.stats.published, sink.stats.ids_taken) == (3, 0)
+            subscription = await stranger.jetstream().pull_subscribe(f"{SUBJECT}.>", durable="billing", stream=STREAM)
+            read = await subscription.fetch(3, timeout=10)
+            for message in read:
+                await message.ack()
+            assert [message.data for message in read] == [fact_of(n).encode() for n in numbers(3)]
+            await stranger.close()
+            tasks.cancel_scope.cancel()

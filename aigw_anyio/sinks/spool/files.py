@@ -47,6 +47,11 @@ class Files:
         """Returns when what was written is on the disk."""
         os.fdatasync(fd)
 
+    def free_bytes(self, path: Path) -> int:
+        """Of the disk, as far as this process may take them."""
+        status = os.statvfs(path)
+        return status.f_bavail * status.f_frsize
+
     def truncate(self, fd: int, size: int) -> None:
         os.ftruncate(fd, size)
 

@@ -35,6 +35,8 @@ class Housed(Protocol):
     files: Files
     options: SpoolOptions
     stats: SinkStats
+    look_due: anyio.Event
+    """Set where spools of dead processes are to be looked for before the next minute."""
 
     @property
     def own(self) -> Spool: ...
@@ -45,6 +47,7 @@ class Housed(Protocol):
     def oldest_needed(self) -> int: ...
     def oldest_needed_of(self, directory: Path) -> int | None: ...
     def has_room_to_spare(self) -> bool: ...
+    def looked(self) -> None: ...
 
 
 async def keep_tidy(sink: Housed) -> None:
@@ -53,7 +56,10 @@ async def keep_tidy(sink: Housed) -> None:
     settled: dict[Path, tuple[object, ...]] = {}
     while True:
         await anyio.to_thread.run_sync(_tidy, sink, settled)
-        await anyio.sleep(sink.options.tidy_secs)
+        sink.looked()
+        with anyio.move_on_after(sink.options.tidy_secs):
+            await sink.look_due.wait()
+            sink.look_due = anyio.Event()
         writer = sink.writer
         # The monotonic clock decides: the wall clock may be set.
         is_old = anyio.current_time() - rotated_at >= sink.options.rotate_secs

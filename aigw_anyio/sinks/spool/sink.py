@@ -15,6 +15,7 @@ from anyio.abc import TaskStatus
 
 from aigw_anyio.settings.model import SpoolFsync
 from aigw_anyio.sinks.protocol import SinkError, SinkStats
+from aigw_anyio.sinks.shares import TenantShares
 from aigw_anyio.sinks.spool import housekeeping
 from aigw_anyio.sinks.spool.files import Files
 from aigw_anyio.sinks.spool.layout import Spool, take_own
@@ -46,8 +47,9 @@ class SpoolSink:
     that was reserved in advance takes some microseconds in the loop's thread; making, syncing, closing and
     recovering segments is done in threads.
 
-    A record is refused where room for its fact is missing, and while the disk fails; facts then wait in
-    memory, bounded by OUTSTANDING_MAX, and the disk is tried again every RETRY_SECS.
+    A record is refused where room for its fact is missing, where its tenant holds its share of the room, and
+    while the disk fails; facts then wait in memory, bounded by OUTSTANDING_MAX, and the disk is tried again every
+    RETRY_SECS.
 
     Everything but the thread workers runs on anyio alone, so under asyncio and trio alike.
     """
@@ -69,6 +71,12 @@ class SpoolSink:
         """Facts and voids that were not written yet."""
         self._outstanding: dict[str, int] = {}
         """Open records on disk whose end is not, and the segment each is in at the latest."""
+        self._shares = TenantShares(self.stats)
+        """Of the records that wait and of those that are outstanding."""
+        self._growth = 0
+        """Bytes of segments that may be made yet, as of the last one that was."""
+        self._room = 0
+        """Records that could be open at a time, those that are included."""
         self._unsynced: list[str] = []
         """Written open records whose answer waits for a sync."""
         self._failing = False
@@ -80,6 +88,7 @@ class SpoolSink:
         """Something was written since the last sync."""
         self._need_room = anyio.Event()
         self._need_sync = anyio.Event()
+        self.look_due = anyio.Event()
         self.mark = (0, 0)
         """Segment and offset up to which everything is written; replaced whole, so any thread may read it."""
         self.on_written: Callable[[], None] | None = None
@@ -95,6 +104,8 @@ class SpoolSink:
         if self._failing or self._writer is None or self._has_too_many() or (self._no_room and self._is_full()):
             self.stats.refused += 1
             return False
+        if not self._shares.admit(record, self._room):
+            return False
         self._waiting[record.id] = record.encode()
         return None
 
@@ -104,7 +115,9 @@ class SpoolSink:
         self.stats.buffered_bytes += len(payload)
 
     def void(self, fact_id: str) -> None:
-        if self._waiting.pop(fact_id, None) is None and fact_id in self._outstanding:
+        if self._waiting.pop(fact_id, None) is not None:
+            self._shares.release(fact_id)
+        elif fact_id in self._outstanding:
             payload = void_payload(fact_id)
             self._ends.append((_VOID, payload, fact_id))
             self.stats.buffered_bytes += len(payload)
@@ -152,9 +165,10 @@ class SpoolSink:
             self._tell(opened, True)
 
     def _note_ends(self, ends: list[Item]) -> None:
-        stats, outstanding = self.stats, self._outstanding
+        stats, outstanding, release = self.stats, self._outstanding, self._shares.release
         for kind, payload, fact_id in ends:
             outstanding.pop(fact_id, None)
+            release(fact_id)
             stats.buffered_bytes -= len(payload)
             if kind == _FACT:
                 stats.written += 1
@@ -162,7 +176,9 @@ class SpoolSink:
 
     def _take_opens(self, writer: SegmentWriter) -> list[Item]:
         """The waiting records for whose facts there is room, too. The others wait on, or are refused."""
-        free = writer.capacity - len(self._outstanding) * RESERVED_EACH
+        free = writer.capacity
+        self._note_room(free)
+        free -= len(self._outstanding) * RESERVED_EACH
         taken: list[Item] = []
         for fact_id, payload in self._waiting.items():
             free -= HEADER_SIZE + len(payload) + RESERVED_EACH
@@ -193,6 +209,7 @@ class SpoolSink:
     def _refuse(self, ids: list[str]) -> None:
         for fact_id in ids:
             self._waiting.pop(fact_id, None)
+            self._shares.release(fact_id)
         self._tell(ids, False)
 
     def _fall_behind(self, writer: SegmentWriter, unwritten: list[str]) -> None:
@@ -201,7 +218,10 @@ class SpoolSink:
             self._failing = True
             _log.error("usage facts cannot be written, managed requests are refused: %s", _reason(writer.error))
         self._need_room.set()
-        self._tell(unwritten, False)
+        self._refuse(unwritten)
+
+    def _note_room(self, capacity: int) -> None:
+        self._room = min(OUTSTANDING_MAX, (capacity + self._growth) // RESERVED_EACH)
 
     def _is_full(self) -> bool:
         return self._has_too_many() or (self._writer is not None and self._reserve(self._writer) < 0)
@@ -302,6 +322,8 @@ class SpoolSink:
         try:
             made = await anyio.to_thread.run_sync(self._make_segment, writer)
         except OSError as error:
+            self._growth = 0
+            self._note_room(writer.capacity)
             if not self._no_room:
                 self._no_room = True
                 _log.error("the spool gets no more room: %s", _reason(error))
@@ -312,16 +334,22 @@ class SpoolSink:
             self._no_room = False
             _log.info("the spool has room again")
         writer.add_spare(made)
+        self._note_room(writer.capacity)
         return None
 
     def _make_segment(self, writer: SegmentWriter) -> tuple[int, int]:
-        spool = self.own
+        spool, size = self.own, self.options.segment_size
         limit = self.options.bytes_max
-        if limit is not None and bytes_in(spool.directory, self.files) + self.options.segment_size > limit:
+        taken = 0 if limit is None else bytes_in(spool.directory, self.files)
+        if limit is not None and taken + size > limit:
             raise OSError(errno.EDQUOT, "spool_max_bytes is reached")
+        free = self.files.free_bytes(spool.directory)
         made = writer.make_segment()
         if self.is_durable:
             self.files.sync_directory(spool.directory)
+        left = (free if limit is None else min(free, limit - taken)) - size
+        # Read in the loop's thread: one number, replaced whole.
+        self._growth = max(0, left // size * size)
         return made
 
     async def _keep_synced(self) -> None:
@@ -370,6 +398,13 @@ class SpoolSink:
             self.void(fact_id)
         self._tell(refused, False)
         self.push()
+
+    def take_over(self) -> None:
+        """Spools of dead processes are looked for now, and not only at the next minute."""
+        self.look_due.set()
+
+    def looked(self) -> None:
+        """Spools of dead processes have been looked for since ``take_over``."""
 
     async def flush(self) -> None:
         self.push()

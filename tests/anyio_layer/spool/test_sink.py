@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import errno
 import logging
 import os
@@ -18,6 +19,7 @@ from aigw_anyio.sinks.spool import sink as sink_module
 from aigw_anyio.sinks.spool.files import Files
 from aigw_anyio.sinks.spool.layout import segments
 from aigw_anyio.sinks.spool.verify import verify
+from aigw_core.facts import OpenRecord, Outcome, UsageFact
 from aigw_core.spool import RECORD_MAX, Kind, SegmentScan
 from tests.anyio_layer.spool.helpers import (
     SMALL,
@@ -570,3 +572,72 @@ async def test_a_clock_that_is_set_back_changes_nothing(tmp_path: Path) -> None:
         caller.close("0000")
     assert [fact_id for fact_id, _ in ends_in(tmp_path)] == [*ids, "0000"]
     assert verify(tmp_path).problems == []
+
+
+# Shares
+
+
+ROOMY = SpoolOptions(fsync=SpoolFsync.NEVER, segment_size=16 * RECORD_MAX, bytes_max=66 * RECORD_MAX)
+"""Four segments, and with their heads some fifteen records in each."""
+
+
+def record_for(fact_id: str, tenant: int) -> OpenRecord:
+    return dataclasses.replace(record_of(fact_id), tenant_id=tenant)
+
+
+def open_many(caller: Caller, tenant: int, count: int) -> int:
+    """How many of the records of one turn are admitted; the others get their answer at once."""
+    answers = [caller.sink.open(record_for(f"{tenant}-{number}", tenant)) for number in range(count)]
+    assert set(answers) <= {None, False}
+    return answers.count(None)
+
+
+async def test_no_tenant_holds_more_than_a_quarter_of_what_the_spool_may_become(tmp_path: Path) -> None:
+    """Room that is yet to be made counts, or a tenant could hold a quarter of what is ready by chance."""
+    async with running(tmp_path, ROOMY) as caller:
+        sink = caller.sink
+        first, second = open_many(caller, 1, 60), open_many(caller, 2, 60)
+        assert (first, second) == (15, 11)
+        sink.push()
+        await until(lambda: len(caller.accepted()) == first + second)
+        assert (sink.stats.refused, sink.stats.refused_by_share) == (0, 94)
+        assert sink.open(record_for("third", 3)) is None
+        sink.push()
+        await until(lambda: caller.answers["third"])
+        # What ended in whatever way leaves its place to others of the same tenant.
+        sink.emit(UsageFact(record_for("1-0", 1), Outcome.COMPLETE, "final"))
+        for number in range(1, 5):
+            sink.void(f"1-{number}")
+        assert sink.open(record_for("still", 1)) is False
+        sink.push()
+        # Of what the twelve records of the others leave, a quarter is twelve; ten are open.
+        assert sink.open(record_for("void", 1)) is None
+        assert sink.open(record_for("more", 1)) is None
+        assert sink.open(record_for("too many", 1)) is False
+        sink.void("void")
+        assert sink.open(record_for("again", 1)) is None
+
+
+async def test_records_that_a_failing_disk_refuses_leave_their_share(tmp_path: Path) -> None:
+    files = FailingFiles(lambda _: False)
+    async with running(tmp_path, ROOMY, files) as caller:
+        sink = caller.sink
+        assert open_many(caller, 1, 60) == 15
+        files.fails = lambda _: True
+        sink.push()
+        assert caller.accepted() == []
+        assert len(sink._shares) == 0
+        files.fails = lambda _: False
+        await until(lambda: not sink.degraded)
+        assert open_many(caller, 1, 1) == 1
+
+
+async def test_a_tenants_first_record_is_admitted_as_long_as_there_is_room(tmp_path: Path) -> None:
+    async with running(tmp_path, ROOMY) as caller:
+        sink = caller.sink
+        for tenant in range(80):
+            if sink.open(record_for(f"of {tenant}", tenant)) is None:
+                sink.push()
+                await until(lambda asked=tenant: f"of {asked}" in caller.answers)  # type: ignore[misc]
+        assert len(caller.accepted()) >= 56
+        assert sink.stats.refused_by_share == 0

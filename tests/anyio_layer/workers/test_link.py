@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from aigw_anyio.workers import link as link_module
-from aigw_anyio.workers.link import ALIVE, READY, LinkNotifier
+from aigw_anyio.workers.link import ALIVE, READY, TAKE_OVER, LinkNotifier
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,22 @@ async def test_one_drain(ends: tuple[socket.socket, socket.socket], is_gone: boo
             if not is_gone:
                 await anyio.wait_readable(ends[0])
                 assert ends[0].recv(100), "it goes on to give signs of life"
+            tasks.cancel_scope.cancel()
+
+
+async def test_who_is_asked_to_take_over_does_and_does_not_drain(ends: tuple[socket.socket, socket.socket]) -> None:
+    notifier = LinkNotifier(ends[1])
+    asked = anyio.Event()
+    notifier.take_over = asked.set
+    with anyio.fail_after(10), anyio.open_signal_receiver(signal.SIGTERM) as signals:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(notifier.watch)
+            ends[0].send(TAKE_OVER)
+            await asked.wait()
+            ends[0].shutdown(socket.SHUT_WR)
+            async for received in signals:
+                assert received == signal.SIGTERM
+                break
             tasks.cancel_scope.cancel()
 
 

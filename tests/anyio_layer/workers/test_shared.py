@@ -43,6 +43,20 @@ def test_a_held_port_is_for_workers_alone(owned: contextlib.ExitStack) -> None:
             listens(address.port, reuse_port=False)
 
 
+def test_each_worker_has_a_number_of_its_own_that_others_see(owned: contextlib.ExitStack) -> None:
+    shared = made(owned)
+    cells = [shared.progress_cell(worker) for worker in range(2)]
+    for worker, at in ((1, 4711.25), (0, 12.5)):
+        pid = os.fork()
+        if pid == 0:
+            cells[worker][0] = at
+            os._exit(0)
+        assert os.waitpid(pid, 0) == (pid, 0)
+    assert [shared.progress_of(worker) for worker in range(2)] == [12.5, 4711.25]
+    for cell in cells:
+        cell.release()
+
+
 def test_a_port_that_is_let_go_is_for_who_comes_next(owned: contextlib.ExitStack) -> None:
     shared = made(owned)
     shared.release_ports()

@@ -42,6 +42,19 @@ def test_only_who_was_ready_falls_silent() -> None:
     assert not slot.is_silent(231.0)
 
 
+def test_progress_is_life_without_a_sign_of_it() -> None:
+    slot = Slot(TIMING)
+    slot.started(1, 100.0)
+    slot.is_ready = True
+    for now in (110.0, 139.0, 168.0):
+        slot.saw_progress(now - 1.0, now)
+        assert not slot.is_silent(now + 29.9)
+    # The same number again is none.
+    slot.saw_progress(167.0, 197.0)
+    assert not slot.is_silent(197.9)
+    assert slot.is_silent(198.0)
+
+
 def test_the_next_process_is_heard_from_its_start_on() -> None:
     slot = Slot(TIMING)
     slot.started(1, 100.0)

@@ -15,9 +15,9 @@ import pytest
 from aigw_anyio import logs
 from aigw_anyio.notify import Notifier
 from aigw_anyio.settings import Settings, SettingsError, load_settings
-from aigw_anyio.workers.link import READY
+from aigw_anyio.workers.link import READY, TAKE_OVER
 from aigw_anyio.workers.slot import SlotTiming
-from aigw_anyio.workers.supervisor import ASLEEP_SECS, Child, Supervisor
+from aigw_anyio.workers.supervisor import ASLEEP_SECS, FOLLOWED_SECS, Child, Supervisor
 
 
 @dataclass
@@ -75,6 +75,8 @@ class Run:
         monkeypatch.setattr(os, "waitpid", self.kernel.waitpid)
         monkeypatch.setattr(logs, "say", self.said.append)
         self._pairs: list[socket.socket] = []
+        self.progress = [0.0, 0.0]
+        """As the workers write it."""
         pair = socket.socketpair
 
         def kept() -> tuple[socket.socket, socket.socket]:
@@ -94,6 +96,7 @@ class Run:
             all_listen=lambda: self.noted.append("all listen"),
             restarted=lambda: self.noted.append("restarted"),
             release_ports=lambda: self.noted.append("ports"),
+            progress_of=lambda number: self.progress[number],
             timing=SlotTiming(retry_first=0.5, retry_longest=4.0),
         )
         monkeypatch.setattr(socket, "socketpair", kept)
@@ -239,6 +242,29 @@ def test_the_end_is_as_clean_as_each_worker(run: Run, status: int, code: int) ->
     assert run.supervisor._code == code
 
 
+def test_a_sibling_takes_over_where_nobody_follows_soon(run: Run) -> None:
+    run.all_ready()
+    other, admin = run.end(1), run.end(2)
+    for end in (other, admin):
+        end.setblocking(False)
+    waits = []
+    for _ in range(3):
+        run.dies(0, signal.SIGKILL)
+        slot = run.children[0].slot
+        assert slot.start_at is not None
+        waits.append(round(slot.start_at - time.monotonic(), 1))
+        try:
+            heard = other.recv(16)
+        except BlockingIOError:
+            heard = b""
+        assert heard == (TAKE_OVER if waits[-1] > FOLLOWED_SECS else b"")
+        run.look(waits[-1] + 1.0)
+        run.ready(0)
+    assert waits == [0.5, 1.0, 2.0]
+    with pytest.raises(BlockingIOError):
+        admin.recv(16)
+
+
 def test_an_end_in_the_middle_of_what_was_selected(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two die at once: the signal of the first reaps both, and the link of the second is ready to be read."""
     run.all_ready()
@@ -357,6 +383,17 @@ def test_who_gives_no_sign_of_life_is_killed_once(run: Run) -> None:
     for later in (31, 32, 33):
         run.look(later)
     assert run.kernel.sent == [(run.pid(0), signal.SIGKILL)]
+
+
+def test_who_is_busy_is_left_alone(run: Run) -> None:
+    run.all_ready()
+    for later in range(1, 90):
+        for child in (run.children[0], run.children[2]):
+            child.slot.heard(time.monotonic() + later)
+        if later < 58:
+            run.progress[1] = float(later)
+        run.look(later)
+        assert run.kernel.sent == ([] if later < 57 + 30 else [(run.pid(1), signal.SIGKILL)])
 
 
 def test_after_a_sleep_of_its_own_it_blames_nobody(run: Run) -> None:
