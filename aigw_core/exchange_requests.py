@@ -142,12 +142,15 @@ class ExchangeRequests(ExchangeBase):
             request.sent += len(piece)
             self.port.request_body(self.attempt, piece)
 
-    def _pass_held(self, request: RequestSide, now: float) -> None:
+    def _pass_held(self, request: RequestSide, now: float, *, is_due: bool = False) -> None:
+        """``is_due``: it is this exchange's turn, so that one piece is read even where the share is used up."""
         while request.held_size and not (request.is_waiting() or request.stopped):
-            self._pass_body(request, request.next_held(), now)
-            if request.held_size and not request.is_waiting() and not self._may_read(request.held_size):
+            if not (self._may_read(request.next_size) or is_due):
                 request.waits = True
                 self._wait()
+                return
+            is_due = False
+            self._pass_body(request, request.next_held(), now)
 
     def _is_denied(self, now: float) -> bool:
         """Asked before a request is complete at the provider: whether its caller was denied since it began."""
@@ -173,7 +176,7 @@ class ExchangeRequests(ExchangeBase):
         if piece:
             request.sent += len(piece)
             self.port.request_body(self.attempt, piece)
-        self._pass_held(request, now)
+        self._pass_held(request, now, is_due=True)
         if request.is_waiting() or request.stopped or self.ended:
             return
         if request.done:

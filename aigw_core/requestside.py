@@ -126,6 +126,11 @@ class RequestSide:
         """As ``waits``; a method, so that type checkers do not take it for unchanged."""
         return self.waits
 
+    @property
+    def next_size(self) -> int:
+        """Bytes of the piece that was held first."""
+        return len(self._held[0])
+
     def next_held(self) -> bytes:
         """The piece that was held first."""
         data = self._held.popleft()

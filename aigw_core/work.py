@@ -10,12 +10,10 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Final
 
-STEP_BYTES: Final = 16_384
-"""Decoded bytes that one input reads at the most: as much as a driver reads from a socket at a time."""
 TURN_BYTES: Final = 65_536
 """Decoded bytes that the inputs of one key may read in one turn: some 4 ms of the most awkward JSON."""
 RESUMED_MAX: Final = 4
-"""Connections that go on in one turn, each with STEP_BYTES."""
+"""Connections that go on in one turn, each with one step of what it decodes."""
 KEYS_MAX: Final = 4_096
 """Keys charged in one turn: a driver that never begins another one does not make this grow."""
 CHARGED_MIN: Final = 4_096

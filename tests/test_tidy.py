@@ -43,6 +43,7 @@ PURE: Final = frozenset(
         "dataclasses",
         "enum",
         "functools",
+        "itertools",
         "operator",
         "hashlib",
         "hmac",

@@ -25,7 +25,9 @@ except ImportError:
     _brotli = None
 
 PIECE_MAX: Final = 16 * 1024
-"""Decoded bytes given at a time: what is read in one step. brotli may give twice that."""
+"""Decoded bytes given at a time: small beside the buffers of a connection. brotli may give twice that."""
+STEP_BYTES: Final = PIECE_MAX
+"""Decoded bytes that one input reads at the most: as much as a driver reads from a socket at a time."""
 
 RATIO_MAX: Final = 200
 """Decoded bytes per encoded byte, beyond RATIO_FREE: event streams of near-equal chunks reach some 30,
@@ -34,6 +36,14 @@ of equal ones 110, deflate bombs 1028."""
 RATIO_FREE: Final = 1024 * 1024
 """Decoded bytes before the ratio counts: a repetitive answer of some thousand chunks is no bomb, and this
 much is decoded within some milliseconds."""
+
+REQUEST_RATIO_MAX: Final = 100
+"""The same of a request, beyond REQUEST_RATIO_FREE: conversations of agents, which repeat their files and tools, are
+compressed 5 to 60 times."""
+REQUEST_RATIO_FREE: Final = 256 * 1024
+"""Decoded bytes of a request before the ratio counts: a short body of few words is no bomb."""
+_REQUEST_CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
+"""Codings that have one reading; deflate is bare or wrapped, and a body can be valid as both."""
 
 DECODED_MAX: Final = 1024 * 1024 * 1024
 """Decoded bytes of one body: beyond any answer, so that a slow bomb ends."""
@@ -117,9 +127,53 @@ def open_decoder(
     return Decoder(factory(), decoded_max=decoded_max, ratio_max=ratio_max, ratio_free=ratio_free)
 
 
+def open_request_decoder(content_encoding: bytes, *, decoded_max: int) -> SteppedDecoder | None:
+    """A decoder for the body of a request; None for a coding that requests may not have."""
+    if content_encoding.strip().lower() not in _REQUEST_CODINGS:
+        return None
+    decoder = open_decoder(
+        content_encoding, decoded_max=decoded_max, ratio_max=REQUEST_RATIO_MAX, ratio_free=REQUEST_RATIO_FREE
+    )
+    return None if decoder is None else SteppedDecoder(decoder)
+
+
 def is_encoded(content_encoding: bytes) -> bool:
     """Whether a Content-Encoding value (empty where the field is absent) names a coding."""
     return content_encoding.strip().lower() not in (b"", b"identity")
+
+
+class SteppedDecoder:
+    """A decoder whose work is done in steps of STEP_BYTES: what a bomb holds is not read in one go."""
+
+    __slots__ = ("_decoder", "_pieces")
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._pieces: Iterator[bytes] | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        """There is more to decode of what was fed last; nothing is fed until there is not."""
+        return self._pieces is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the body may end here."""
+        return self._pieces is None and self._decoder.complete
+
+    def feed(self, data: bytes) -> None:
+        """Take the next piece, for step()."""
+        self._pieces = self._decoder.feed(data)
+
+    def step(self) -> Iterator[bytes]:
+        """Some decoded pieces. Raises DecodingError, after which no call is allowed."""
+        left = STEP_BYTES
+        for piece in self._pieces or ():
+            yield piece
+            left -= len(piece)
+            if left <= 0:
+                return
+        self._pieces = None
 
 
 class _Gzip:

@@ -7,9 +7,7 @@ and needs no memory for backtracking.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
-from itertools import product
 from typing import Final
 
 RUN_DEPTH: Final = 4
@@ -19,8 +17,6 @@ _VALUE_DEPTH: Final = 2
 """The same for a single value."""
 _ROOT_DEPTH: Final = 1
 """The same for runs of root members, of which there is one expression for each set of chosen keys."""
-CLOSERS_MAX: Final = 64
-"""Closing brackets that one match takes."""
 _KEY_SETS_MAX: Final = 32
 """Compiled sets of chosen keys: one for each reader and set of body rules; far fewer exist."""
 
@@ -58,21 +54,13 @@ def _value(depth: int) -> bytes:
     return rb"(?:" + rb"|".join((counts, _STRING, array, object_, words, _NUMBER + _ENDS)) + rb")"
 
 
-_OPENER = rb"\[" + _WS + rb"(?!\])|\{" + _WS + _KEY
-
 VALUE: Final = re.compile(_value(_VALUE_DEPTH))
 """One value that is complete and not deeply nested; no whitespace around it."""
 ELEMENTS: Final = re.compile(_WS + _many(rb"," + _WS + _value(RUN_DEPTH) + _WS))
 """After an element of an array: further ones."""
 MEMBERS: Final = re.compile(_WS + _many(rb"," + _WS + _KEY + _value(_VALUE_DEPTH) + _WS))
 """After a member of an object: further ones."""
-SEGMENT: Final = re.compile(
-    rb"(%b),%b(%b)(%b)" % (_many(rb"[\]}]" + _WS, b"{0,%d}" % CLOSERS_MAX), _WS, _many(_KEY, b"?"), _many(_OPENER))
-    + _many(rb"(" + _value(0) + rb")", b"?")
-)
-"""After a value: closing brackets, comma, key, opening brackets, and a scalar where it is whole."""
 OPENERS: Final = re.compile(_many(rb"\[" + _WS + rb"|\{" + _WS + _KEY, b"+"))
-CLOSERS: Final = re.compile(_many(rb"[\]}]" + _WS, b"{1,%d}" % CLOSERS_MAX))
 KEY: Final = re.compile(_KEY)
 SPACE: Final = re.compile(_WS)
 TEXT: Final = re.compile(_TEXT)
@@ -80,6 +68,9 @@ STRING: Final = re.compile(_STRING)
 ESCAPE: Final = re.compile(_ESCAPE)
 BEGUN_ESCAPE: Final = re.compile(rb"\\(?:u[0-9a-fA-F]{0,3})?")
 SCALAR_RUN: Final = re.compile(rb"[-+.0-9A-Za-z]*+")
+SCALAR_KEPT: Final = 16
+"""Bytes kept of a number or literal that a piece cuts; a longer number is folded to its grammar state."""
+_AFTER_SCALAR: Final = b",]} \t\n\r"
 
 
 class Scalars:
@@ -92,6 +83,21 @@ class Scalars:
             rb"-?(?:0|[1-9][0-9]*)?(?:(?<=[0-9])\.[0-9]*)?(?:(?<=[0-9])[eE][+-]?[0-9]*)?|" + "|".join(prefixes).encode()
         )
         """What one may look like where a piece ends."""
+
+    def read(self, held: bytes, data: bytes, pos: int, end: int) -> tuple[int, bytes | None]:
+        """Where a number or literal ends of which earlier pieces held ``held``; negative where it is none.
+
+        Beside it, what is held of one that the piece cuts, and None where it is whole.
+        """
+        run = SCALAR_RUN.match(data, pos, end)
+        assert run is not None
+        token = held + run.group()
+        if run.end() < end:
+            is_whole = data[run.end()] in _AFTER_SCALAR and self.whole.fullmatch(token) is not None
+            return (run.end(), None) if is_whole else (-1, None)
+        if self.begun.fullmatch(token) is None:
+            return -1, None
+        return end, token if len(token) <= SCALAR_KEPT else folded(token)
 
 
 STRICT: Final = Scalars("true", "false", "null")
@@ -126,10 +132,10 @@ class ChosenKeys:
     ``any_case``: keys that differ in case alone are matched too; the names are in lower case then.
     """
 
-    __slots__ = ("_names", "any_case", "key", "others", "quoted", "spelling_max")
+    __slots__ = ("_plain", "any_case", "key", "others", "quoted", "spelling_max")
 
     def __init__(self, keys: frozenset[str], *, any_case: bool = False) -> None:
-        self._names = keys if not any_case else frozenset(each for key in keys for each in _in_lower_case(key))
+        self._plain = [b'"%b"' % key.encode() for key in sorted(keys)]
         self.any_case: Final = any_case
         # Sorted, so that the expression is the same in every process.
         spellings = {key: _spellings(key, any_case=any_case) for key in sorted(keys)}
@@ -145,20 +151,13 @@ class ChosenKeys:
         self.others: Final = re.compile(_WS + _many(rb"," + _WS + other + _value(_ROOT_DEPTH) + _WS))
         """After a member of an object: further ones whose keys are not chosen."""
 
-    def occurs_in(self, members: Iterable[str]) -> bool:
-        """Whether one of these names is a chosen one; they may have been decoded as Latin-1."""
-        return not self._names.isdisjoint(map(str.lower, members) if self.any_case else members)
-
-
-_LOWER: Final = {
-    "k": ("k", "\u212a".encode().decode("latin-1")),
-    "s": ("s", "\u017f", "\u017f".encode().decode("latin-1").lower()),
-}
-
-
-def _in_lower_case(key: str) -> Iterable[str]:
-    """What lower() makes of the spellings of a key, also where UTF-8 was decoded as Latin-1."""
-    return map("".join, product(*(_LOWER.get(char, (char,)) for char in key)))
+    def may_occur(self, text: bytes) -> bool:
+        """Whether a chosen key can stand in the text: a quick look that says no for most."""
+        if b"\\u" in text or not text.isascii():
+            return self.quoted.search(text) is not None
+        if self.any_case:
+            text = text.lower()
+        return any(text.find(name) >= 0 for name in self._plain)
 
 
 @lru_cache(maxsize=_KEY_SETS_MAX)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from aigw_core.usage.decoding import Decoder, DecodingError, is_encoded, open_decoder
+from aigw_core.usage.decoding import DecodingError, SteppedDecoder, is_encoded, open_decoder
 from aigw_core.usage.document import JSONDocument
 from aigw_core.usage.estimate import TEXT_ANSWER_MAX, estimate_body, estimate_stream
 from aigw_core.usage.jsontext import storable
@@ -17,7 +17,6 @@ from aigw_core.usage.sse import SSEParser
 from aigw_core.usage.strip import HELD_MAX, EventStrip
 from aigw_core.usage.tokens import TokenClasses, server_tool_calls
 from aigw_core.wires import Wire
-from aigw_core.work import STEP_BYTES
 
 _OPAQUE: Final = Wire.OPAQUE
 _BLANKS_AND_BOM: Final = b" \t\r\n\xef\xbb\xbf"
@@ -88,7 +87,6 @@ class Meter:
     __slots__ = (
         "_clean",
         "_decoder",
-        "_decoding",
         "_document",
         "_finished",
         "_flags",
@@ -117,8 +115,7 @@ class Meter:
         self._status = 0
         # A plain function: a bound method would tie the Meter into a reference cycle.
         self._mode: Callable[[Meter, bytes], bytes] = Meter._pass
-        self._decoder: Decoder | None = None
-        self._decoding: Iterator[bytes] | None = None
+        self._decoder: SteppedDecoder | None = None
         self._undecoded = False  # the content coding is unknown, broken, or was cut
         self._parser: SSEParser | None = None
         self._document: JSONDocument | None = None
@@ -138,10 +135,11 @@ class Meter:
         if content_encoding and is_encoded(content_encoding):
             self._flags.add("response_encoded")
             self._strip = None
-            self._decoder = open_decoder(content_encoding)
-            if self._decoder is None:
+            decoder = open_decoder(content_encoding)
+            if decoder is None:
                 self._undecoded = True
                 return
+            self._decoder = SteppedDecoder(decoder)
         self._mode = Meter._sniff
 
     @property
@@ -152,7 +150,7 @@ class Meter:
     @property
     def is_unread(self) -> bool:
         """Bytes were taken whose reading goes on with resume(); until then feed() is not called."""
-        return self._decoding is not None
+        return self._decoder is not None and self._decoder.is_unread
 
     def feed(self, data: bytes) -> bytes:
         """Observe body bytes, at most 64 KiB a call; returns the bytes to relay now.
@@ -161,26 +159,21 @@ class Meter:
         """
         if self._decoder is None:
             return self._mode(self, data)
-        self._decoding = self._decoder.feed(data)
+        self._decoder.feed(data)
         self.resume()
         return data
 
     def resume(self) -> None:
-        """Read on in an encoded answer, STEP_BYTES at the most."""
-        decoding, left = self._decoding, STEP_BYTES
-        if decoding is None:
+        """Read on in an encoded answer, one step."""
+        if self._decoder is None:
             return
         try:
-            for piece in decoding:
+            for piece in self._decoder.step():
                 self._mode(self, piece)
-                left -= len(piece)
-                if left <= 0:
-                    return
         except DecodingError:
             self._undecoded = True
             self._decoder = None
             self._mode = Meter._pass
-        self._decoding = None
 
     def finish(self, clean: bool) -> bytes:
         """The body ended, properly by its framing (`clean`) or not; returns the bytes still held back."""
@@ -190,8 +183,8 @@ class Meter:
         self._clean = clean
         self._mode = Meter._pass
         if self._decoder is not None:
-            self._undecoded = not self._decoder.complete or self._decoding is not None
-            self._decoder = self._decoding = None
+            self._undecoded = not self._decoder.complete
+            self._decoder = None
         if self._document is None and self._parser is not None:
             tail = self._parser.finish()
             if tail is not None:

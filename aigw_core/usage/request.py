@@ -16,10 +16,9 @@ client's own as well), and a null is left: replacing it would break a request th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
-from aigw_core.usage.decoding import Decoder, DecodingError, is_encoded, open_decoder
+from aigw_core.usage.decoding import DecodingError, SteppedDecoder, is_encoded, open_request_decoder
 from aigw_core.usage.items import INPUT, STORED_ITEM, InputItemScanner
 from aigw_core.usage.rules import (
     NOT_JSON,
@@ -38,7 +37,6 @@ from aigw_core.usage.scanner import Occurrence, RootScanner
 from aigw_core.usage.splice import SPLICE_MAX, Outgoing, StreamOptions, option_appended
 from aigw_core.usage.textsize import TextSize
 from aigw_core.usage.wholebody import STORED_NAMES, WholeBody, read_whole_body, usage_required
-from aigw_core.work import STEP_BYTES
 
 __all__ = ["BodyRules", "IncludeUsage", "RequestBody", "RequestFault"]
 
@@ -56,14 +54,6 @@ for _keys in (_KEYS, _BACKGROUND_KEYS):
     RootScanner(_keys, any_case=True)  # compiles the expressions for this set
 InputItemScanner(_STORED_KEYS)
 
-REQUEST_RATIO_MAX: Final = 100
-"""Decoded bytes per encoded byte of a request, beyond REQUEST_RATIO_FREE: conversations of agents, which repeat their
-files and tools, are compressed 5 to 60 times."""
-REQUEST_RATIO_FREE: Final = 256 * 1024
-"""Decoded bytes of a request before the ratio counts: a short body of few words is no bomb."""
-_CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
-"""Codings that have one reading; deflate is bare or wrapped, and a body can be valid as both."""
-
 
 class RequestBody:
     """One managed request body on its way to the provider.
@@ -76,7 +66,6 @@ class RequestBody:
         "_active",
         "_declared",
         "_decoder",
-        "_decoding",
         "_encoded",
         "_fault",
         "_gathered",
@@ -134,13 +123,12 @@ class RequestBody:
         self._size: TextSize | None = None
         self._outgoing = Outgoing()
         self._scanner: RootScanner | None = None
-        self._decoder: Decoder | None = None
-        self._decoding: Iterator[bytes] | None = None
+        self._decoder: SteppedDecoder | None = None
         self._undecoded = b""
         self._is_too_large = False
         self._encoded = is_encoded(content_encoding)
         if self._encoded:
-            self._decoder = _decoder_for(content_encoding, rules.max_bytes)
+            self._decoder = open_request_decoder(content_encoding, decoded_max=rules.max_bytes)
         self._readable = not self._encoded or self._decoder is not None
         """The body can be read, as far as is known."""
         if self._active:
@@ -168,7 +156,7 @@ class RequestBody:
     @property
     def is_unread(self) -> bool:
         """Bytes were taken whose reading goes on with resume(); until then neither feed() nor end() is called."""
-        return self._decoding is not None
+        return self._decoder is not None and self._decoder.is_unread
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns the bytes to relay now. Raises RequestFault."""
@@ -252,24 +240,23 @@ class RequestBody:
             if self._scanner is None:
                 self._scanner, self._size = _scanner_for(self._rules), TextSize()
             if self._decoder is not None:
-                self._undecoded, self._decoding = piece, self._decoder.feed(piece)
+                self._undecoded = piece
+                self._decoder.feed(piece)
                 return self._read_on()
             self._scan(piece)
         return self._passed(piece)
 
     def _read_on(self) -> bytes:
         """Decode and scan what was taken last, as far as one step goes."""
-        left = STEP_BYTES
-        assert self._decoding is not None
+        assert self._decoder is not None
         try:
-            for decoded in self._decoding:
+            for decoded in self._decoder.step():
                 self._scan(decoded)
-                left -= len(decoded)
-                if left <= 0:
-                    return b""
         except DecodingError:
+            self._decoder = None
             self._unreadable("The request body is not what its content encoding says, or too large decoded.")
-        self._decoding = None
+        if self.is_unread:
+            return b""
         piece, self._undecoded = self._undecoded, b""
         return self._passed(piece)
 
@@ -500,11 +487,3 @@ def _scanner_for(rules: BodyRules) -> RootScanner:
         return InputItemScanner(_STORED_KEYS, capture_max=HOLD_MAX)
     keys = _BACKGROUND_KEYS if rules.refuse_background else _KEYS
     return RootScanner(keys, capture_max=HOLD_MAX, log=True, any_case=True)
-
-
-def _decoder_for(content_encoding: bytes, decoded_max: int) -> Decoder | None:
-    if content_encoding.strip().lower() not in _CODINGS:
-        return None
-    return open_decoder(
-        content_encoding, decoded_max=decoded_max, ratio_max=REQUEST_RATIO_MAX, ratio_free=REQUEST_RATIO_FREE
-    )

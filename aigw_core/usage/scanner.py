@@ -16,22 +16,18 @@ from aigw_core.usage.capture import Capture
 from aigw_core.usage.depth import skip_by_counting
 from aigw_core.usage.grammar import (
     BEGUN_ESCAPE,
-    CLOSERS,
     ELEMENTS,
     KEY,
     LENIENT,
     MEMBERS,
     OPENERS,
     RUN_DEPTH,
-    SCALAR_RUN,
-    SEGMENT,
     SPACE,
     STRICT,
     STRING,
     TEXT,
     VALUE,
     chosen_keys,
-    folded,
     resumed_escape,
     skip_space,
 )
@@ -45,15 +41,11 @@ REPEATS_MAX: Final = 16
 """Occurrences of one chosen member: each costs a look at the text behind it, and no client repeats one on purpose."""
 SLICE: Final = 65_536
 """Bytes that one expression sees: bounds what a cut value costs in second looks, and the matcher's memory."""
-_SCALAR_KEPT: Final = 16
-"""Bytes kept of a number or literal that a piece cuts; a longer number is folded to its grammar state."""
 
 _OBJECT: Final = 0x7B
 _ARRAY: Final = 0x5B
 _BOM: Final = b"\xef\xbb\xbf"
-_AFTER_SCALAR: Final = b",]} \t\n\r"
 _BETWEEN: Final = b": \t\n\r"
-_OPENER_OF: Final = bytes.maketrans(b"]}", b"[{")
 
 Occurrence = tuple[str, bytes | None, int, int]
 """Name, raw text of the value (None: longer than is kept), and the absolute offsets of its span."""
@@ -372,17 +364,12 @@ class RootScanner:
 
     def _scalar(self, data: bytes, pos: int, end: int) -> int:
         """A number or literal; its first bytes may have come with an earlier piece."""
-        run = SCALAR_RUN.match(data, pos, end)
-        assert run is not None
-        token = self._partial + run.group()
-        self._partial = b""
-        if run.end() < end:
-            if data[run.end()] not in _AFTER_SCALAR or self._scalars.whole.fullmatch(token) is None:
-                return self._broken(end)
-            return self._value_end(data, run.end())
-        if self._scalars.begun.fullmatch(token) is None:
+        at, held = self._scalars.read(self._partial, data, pos, end)
+        if at < 0:
             return self._broken(end)
-        self._partial = token if len(token) <= _SCALAR_KEPT else folded(token)
+        self._partial = held or b""
+        if held is None:
+            return self._value_end(data, at)
         self._step = type(self)._scalar
         return end
 
@@ -412,8 +399,6 @@ class RootScanner:
             further = self._stride(data, pos, end)
             if further > pos:
                 return further
-        if depth > self._floor + 1 and (further := self._segment(data, pos, end)) > pos:
-            return further
         return self._comma(pos) if data[pos] == 0x2C else self._close(data, pos)
 
     def _stride(self, data: bytes, pos: int, end: int) -> int:
@@ -425,7 +410,7 @@ class RootScanner:
         left = None if self._lenient else DEPTH_MAX - len(stack)
         text = data[pos : min(end, pos + self._pace.window)]
         passed = stride(text, bytes(stack[level - 1 :]), kept, left, self._chosen)
-        self._pace.passed(0 if passed is None else passed.size)
+        self._pace.passed(passed)
         if passed is None:
             return pos
         stack[level - 1 :] = passed.opened
@@ -436,47 +421,6 @@ class RootScanner:
     def _comma(self, pos: int) -> int:
         self._step = type(self)._key if self._stack[-1] == _OBJECT else type(self)._value
         return pos + 1
-
-    def _segment(self, data: bytes, pos: int, end: int) -> int:
-        """One step through deeply nested values; returns ``pos`` where it does not apply."""
-        segment = SEGMENT.match(data, pos, end)
-        if segment is None:
-            closing = CLOSERS.match(data, pos, end)
-            return pos if closing is None else self._close_many(closing.group(), pos, closing.end(), end)
-        closers, key, openers, _ = segment.groups()
-        if closers:
-            stop = self._close_many(closers, pos, segment.end(1), end)
-            if stop == pos or self.failed or len(closers) <= RUN_DEPTH:
-                # Siblings of what was closed are likely as shallow: one expression takes them all.
-                return stop
-        stack = self._stack
-        if stack[-1] == _OBJECT:
-            if not key:  # cut, or broken: the next state tells
-                self._step = type(self)._key
-                return segment.end(1) + 1
-        elif key:
-            return self._broken(end)
-        if openers:
-            self._push(openers)
-            if len(stack) > DEPTH_MAX:
-                # What follows the openers, a scalar perhaps, is counted with the rest.
-                self._step = type(self)._first_value if stack[-1] == _ARRAY else type(self)._value
-                return self._too_deep(segment.end(3), end)
-        if segment.lastindex == 4 and len(stack) <= self._runs_to:
-            return segment.end()
-        self._step = type(self)._first_value if openers and stack[-1] == _ARRAY else type(self)._value
-        return segment.end(3)
-
-    def _close_many(self, closers: bytes, pos: int, stop: int, end: int) -> int:
-        """Closing brackets that stay above the floor; ``pos`` where they do not, otherwise ``stop``."""
-        opened = closers.translate(_OPENER_OF, _BETWEEN)[::-1]
-        stack = self._stack
-        if len(stack) - len(opened) <= self._floor:
-            return pos
-        if not stack.endswith(opened):
-            return self._broken(end)
-        del stack[-len(opened) :]
-        return stop
 
     def _close(self, data: bytes, pos: int) -> int:
         """One closing bracket, near the floor where what it completes matters; any other byte is broken."""

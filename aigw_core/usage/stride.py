@@ -37,26 +37,29 @@ _PLAIN: Final = rb"[\x00-\x21\x23-\x5a\x5c\x5e-\x7a\x7c\x7e-\xff]*+"
 _TEXT: Final = _PLAIN + rb"(?:\"[\x00-\x21\x23-\xff]*+\"" + _PLAIN + rb")*+"
 
 
-def _backward_container(depth: int) -> bytes:
-    """A whole container, read backwards, in a text whose strings have no escaped quotes."""
-    pattern = rb"[\]}]" + _TEXT + rb"[\[{]"
+def _balanced(depth: int, first: bytes, last: bytes) -> re.Pattern[bytes]:
+    """Scalars, strings and whole containers, up to a bracket whose partner is missing.
+
+    Containers begin with one of the ``first`` brackets and are nested at most ``depth`` deep; strings have no escaped
+    quotes, so that a text can be read backwards, too.
+    """
+    pattern = first + _TEXT + last
     for _ in range(depth - 1):
-        pattern = rb"[\]}]" + _TEXT + rb"(?:" + pattern + _TEXT + rb")*+[\[{]"
-    return pattern
+        pattern = first + _TEXT + rb"(?:" + pattern + _TEXT + rb")*+" + last
+    return re.compile(_TEXT + rb"(?:" + pattern + _TEXT + rb")*+")
 
 
-def _balanced(depth: int) -> re.Pattern[bytes]:
-    """Read backwards: scalars, strings and whole containers, up to a bracket whose partner is missing."""
-    return re.compile(_TEXT + rb"(?:" + _backward_container(depth) + _TEXT + rb")*+")
-
-
+_OPENING: Final = rb"[\[{]"
+_CLOSING: Final = rb"[\]}]"
 SHALLOW_MAX: Final = 16
 """Levels that are tried first: text with no more of them needs no second look at how deep it goes."""
-_SHALLOW: Final = _balanced(SHALLOW_MAX)
-_DEEP: Final = _balanced(NESTED_MAX)
+_SHALLOW: Final = _balanced(SHALLOW_MAX, _CLOSING, _OPENING)
+_DEEP: Final = _balanced(NESTED_MAX, _CLOSING, _OPENING)
+_SHALLOW_FORWARD: Final = _balanced(SHALLOW_MAX, _OPENING, _CLOSING)
 _UNFINISHED: Final = re.compile(_TEXT.replace(rb"\x21\x23-\x5a", rb"\x21\x23-\x2b\x2d-\x5a"))
 """Read backwards: what may be the beginning of a token, up to the last comma or bracket outside of strings."""
 _COMMA: Final = 0x2C
+_OBJECT: Final = 0x7B
 _OPENERS: Final = b"[{"
 _CLOSER_OF: Final = bytes.maketrans(b"[{", b"]}")
 _BLANKS: Final = b" \t\n\r"
@@ -68,9 +71,12 @@ def _refuse(_: str) -> object:
 
 Scan = Callable[[str, int], tuple[object, int]]
 
-# Numbers are not converted: that takes longer than reading them, and fails for very long ones.
-_scan_strict: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=_refuse))
-_scan_lenient: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool))
+# Numbers are not converted: that takes longer than reading them, and fails for very long ones. Nor are objects kept.
+_scan_strict: Final = scan_with(
+    json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=_refuse, object_pairs_hook=bool)
+)
+_scan_lenient: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool, object_pairs_hook=bool))
+_scan_members: Final = scan_with(json.JSONDecoder(parse_int=bool, parse_float=bool))
 
 
 @dataclass(slots=True)
@@ -100,8 +106,9 @@ class Pace:
         self._slow = self._slow + 1 if taken < STRIDE_MIN else 0
         return self._slow > SLOW_MAX and left >= STRIDE_MIN
 
-    def passed(self, size: int) -> None:
-        """Note how many bytes could be passed over."""
+    def passed(self, stride: Stride | None) -> None:
+        """Note how much could be passed over."""
+        size = 0 if stride is None else stride.size
         self.window = min(STRIDE_MAX, STRIDE_GROWTH * max(size, STRIDE_MIN)) if size else STRIDE_MIN
 
 
@@ -138,7 +145,7 @@ def _stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chose
     size, closed, opening, nested = crossing
     base = opened[len(opened) - closed - 1 :]
     inner = bytes([text[at] for at in opening])
-    prefix = "".join(['{"":' if byte == 0x7B else "[" for byte in base]) + "0"
+    prefix = "".join(['{"":' if byte == _OBJECT else "[" for byte in base]) + "0"
     suffix = (base[:1] + inner)[::-1].translate(_CLOSER_OF).decode()
     passed = text[:size]
     if (
@@ -148,13 +155,13 @@ def _stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chose
     ):
         return None
     scan = _scan_lenient if depth_left is None else _scan_strict
-    members = _decoded(scan, prefix, passed, suffix)
-    if members is None:
+    if _decoded(scan, prefix, passed, suffix) is None:
         return None
-    if len(base) == len(opened) and isinstance(members, dict) and chosen.occurs_in(members):
-        at = _first_chosen(scan, prefix, passed, suffix, chosen)
-        size = len(passed[:at].rstrip(_BLANKS)) - 1
-        return Stride(size, opened[:1], False) if size > 0 else None
+    if len(base) == len(opened) and opened[0] == _OBJECT and chosen.may_occur(passed):
+        at = _first_chosen(prefix, passed, suffix, chosen)
+        if at is not None:
+            size = len(passed[:at].rstrip(_BLANKS)) - 1
+            return Stride(size, opened[:1], False) if size > 0 else None
     return Stride(size, opened[: len(opened) - closed] + inner, bool(opening) and opening[-1] == size - 1)
 
 
@@ -173,27 +180,39 @@ def _crossing(text: bytes, closed_max: int) -> tuple[int, int, list[int], int] |
         return None
     if backward[end] == _COMMA:
         end += 1
-    opening: list[int] = []
-    nested = at = 0
-    for nested, balanced in ((SHALLOW_MAX, _SHALLOW), (NESTED_MAX, _DEEP)):  # noqa: B007  # used behind the loop
-        at = end
-        opening.clear()
-        while (at := _matched(balanced, backward, at)) < length and backward[at] in _OPENERS:
-            opening.append(length - 1 - at)
-            at += 1
-            if len(opening) > OPENED_MAX:
-                return None
-        if at == length:
-            break
-    opening.reverse()
-    size, closed = length - end, 0
+    at, opening = _opened(backward, end, _SHALLOW)
+    nested, closed = SHALLOW_MAX, 0
     if at < length:
-        closed = _net(plain[: length - at], b"]}", b"[{")
-        if closed > closed_max:
-            # The container that is kept ends here: whoever reads its members sees to that.
-            size, closed = _offset_of_close(backward, at, closed - closed_max), closed_max
-            opening.clear()
-    return (size, closed, opening, nested) if size and closed >= 0 else None
+        # What is closed stands in front of what is opened, and ends here.
+        front = plain[: length - at]
+        begin = 0
+        while (begin := _matched(_SHALLOW_FORWARD, front, begin)) < len(front) and front[begin] not in _OPENERS:
+            closed += 1
+            begin += 1
+        if begin < len(front):
+            nested = NESTED_MAX
+            at, opening = _opened(backward, end, _DEEP)
+            closed = _net(plain[: length - at], b"]}", b"[{")
+    if len(opening) > OPENED_MAX or closed < 0:
+        return None
+    opening.reverse()
+    size = length - end
+    if closed > closed_max:
+        # The container that is kept ends here: whoever reads its members sees to that.
+        size, closed = _offset_of_close(backward, at, closed - closed_max), closed_max
+        opening.clear()
+    return (size, closed, opening, nested) if size else None
+
+
+def _opened(backward: bytes, at: int, balanced: re.Pattern[bytes]) -> tuple[int, list[int]]:
+    """Where, read backwards, a text has no more brackets that it leaves open, and the offsets of those it does."""
+    opening: list[int] = []
+    while (at := _matched(balanced, backward, at)) < len(backward) and backward[at] in _OPENERS:
+        opening.append(len(backward) - 1 - at)
+        at += 1
+        if len(opening) > OPENED_MAX:
+            break
+    return at, opening
 
 
 def _net(plain: bytes, more: bytes, less: bytes) -> int:
@@ -229,7 +248,7 @@ def _matched(pattern: re.Pattern[bytes], text: bytes, at: int) -> int:
 
 
 def _decoded(scan: Scan, prefix: str, text: bytes, suffix: str) -> object:
-    """What the text stands for, without its numbers; None where the decoder does not reach. Raises _BrokenText."""
+    """What the scan makes of the text; None where the decoder does not reach. Raises _BrokenText."""
     document = prefix + text.decode("latin-1") + suffix
     try:
         value, end = scan(document, 0)
@@ -246,20 +265,22 @@ def _decoded(scan: Scan, prefix: str, text: bytes, suffix: str) -> object:
     return value
 
 
-def _first_chosen(scan: Scan, prefix: str, text: bytes, suffix: str, chosen: ChosenKeys) -> int:
-    """The offset of the first chosen key, in a text that was decoded and has one.
+def _first_chosen(prefix: str, text: bytes, suffix: str, chosen: ChosenKeys) -> int | None:
+    """The offset of the first chosen key that is a member of the outermost object, in a text that was decoded.
 
     Every place that looks like one gets a name of its own; the decoder then says which of them is a member.
     """
     parts = chosen.quoted.split(text)
+    if len(parts) == 1:
+        return None
     mark = b"\\u0001"
     while mark in text:
         mark += mark
     numbered = [b""] * (2 * len(parts) - 1)
     numbered[::2] = parts
     numbered[1::2] = [b'"%b%d"' % (mark, number) for number in range(len(parts) - 1)]
-    members = _decoded(scan, prefix, b"".join(numbered), suffix)
+    members = _decoded(_scan_members, prefix, b"".join(numbered), suffix)
     assert isinstance(members, dict)
     start = "\x01" * (len(mark) // 6)
-    number = next(int(name[len(start) :]) for name in members if name.startswith(start))
-    return next(islice(chosen.quoted.finditer(text), number, None)).start()
+    number = next((int(name[len(start) :]) for name in members if name.startswith(start)), None)
+    return None if number is None else next(islice(chosen.quoted.finditer(text), number, None)).start()

@@ -12,7 +12,7 @@ from tests.e2e.provider import Case
 
 CHAT: Final = "/openai/v1/chat/completions"
 MESSAGES: Final = "/anthropic/v1/messages"
-UNRULED: Final = "/mistral/v1/chat/completions"
+UNRULED: Final = "/mistral/v1/embeddings"
 """Open to virtual keys, with no rule for bodies in force: any bytes pass."""
 JSON_TYPE: Final = (b"Content-Type", b"application/json")
 BODY: Final = json.dumps({"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "Hello"}]}).encode()

@@ -235,7 +235,8 @@ def test_deeply_nested_bodies_harm_nobody(gateway: Gateway, provider: Provider) 
     deep_answer = provider.case(answers.plain("200 OK", body))
     with Client(gateway) as client:
         client.send(request("/openai/v1/responses", body, *own))
-        assert client.read_answer().status in (200, 400)
+        assert client.read_answer().status == 400
+    with Client(gateway) as client:
         client.send(request("/openai/v1/responses", b"{}", *own[:2], deep_answer.header))
         answer = client.read_answer()
     assert answer.body == body

@@ -173,7 +173,7 @@ def test_a_body_that_grows_beyond_the_cap_is_cut(limited: Gateway, provider: Pro
         if key != keys.BYO_KEY:
             fact = limited.fact(answer.request_id)
             assert (fact["outcome"], fact["usage_status"], fact["status"]) == ("refused", "none", 413)
-    case = provider.case(answers.by_path)
+    case = provider.case(answers.json_answer({}))
     with Client(limited) as client:
         client.send(call(case, chunked, target=UNRULED, body=b""))
         client.send(chunk * (REQUEST_MAX // 50_000) + answers.LAST_CHUNK)

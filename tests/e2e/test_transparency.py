@@ -264,7 +264,7 @@ def test_requests_with_the_callers_own_key(
 
 
 MANAGED: Final = {
-    "/mistral/v1/chat/completions": (b"Authorization", b"Bearer " + keys.pool_key("mistral").encode()),
+    "/mistral/v1/embeddings": (b"Authorization", b"Bearer " + keys.pool_key("mistral").encode()),
     "/openai/v1/embeddings": (b"Authorization", b"Bearer " + keys.pool_key("openai").encode()),
     "/anthropic/v1/messages": (b"x-api-key", keys.pool_key("anthropic").encode()),
     "/deepseek/anthropic/v1/messages": (b"x-api-key", keys.pool_key("deepseek").encode()),
