@@ -196,6 +196,10 @@ class ExchangeBase:
         if self._owner is not None:
             self.gateway.work.wait(self._share, self._owner)
 
+    def _wait_no_more(self) -> None:
+        if self._owner is not None:
+            self.gateway.work.forget(self._owner)
+
     @property
     def _share(self) -> tuple[int, int | None] | None:
         """Who is charged for reading; None for a BYO caller, whose bodies are not read."""
@@ -318,11 +322,11 @@ class ExchangeBase:
         self.gateway.active -= 1
         self.timers.clear_exchange()
         request = self.inbound
-        if request is not None and (request.held_size or request.is_waiting()):
-            request.waits = False
+        if request is not None and (request.held_size or request.waits):
             request.drop_held()
-        if self._owner is not None and self.gateway.work.waiting:
-            self.gateway.work.forget(self._owner)
+            self._wait_no_more()
+        elif self.outbound.is_encoded:
+            self._wait_no_more()
 
     def _answer(self, rejection: Rejection) -> None:
         """Our own response, in the caller's dialect."""

@@ -40,8 +40,7 @@ class ExchangeMachine(ExchangeRequests):
 
     def resume(self, now: float) -> None:
         """Reads on in what was taken; ``wants_resume`` says whether there is more."""
-        if self._owner is not None:
-            self.gateway.work.forget(self._owner)
+        self._wait_no_more()
         request, response = self.inbound, self.outbound
         if self.ended or request is None:
             return

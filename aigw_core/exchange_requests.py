@@ -127,7 +127,7 @@ class ExchangeRequests(ExchangeBase):
         return self.state is states.REQUESTING or (self.state is states.ADMITTED and request.collecting)
 
     def _pass_body(self, request: RequestSide, data: bytes, now: float) -> None:
-        if request.is_whole and self._is_denied(now):
+        if self._record is not None and request.is_whole and self._is_denied(now):
             return
         try:
             piece = request.feed(data)
@@ -185,7 +185,7 @@ class ExchangeRequests(ExchangeBase):
             self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
 
     def _finish_body(self, request: RequestSide, now: float) -> None:
-        if self._is_denied(now):
+        if self._record is not None and self._is_denied(now):
             return
         try:
             rest = request.finish()

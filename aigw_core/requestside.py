@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -63,7 +62,7 @@ class RequestSide:
         """Nothing may go upstream before the whole body has its verdict."""
         framing = head.framing
         self.empty = framing.n == 0 if isinstance(framing, Length) else isinstance(framing, NoBody)
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
 
     def judge_by(self, authorized: Authorized, policy: Policy, whole: bytes = b"") -> bool:
         """Managed callers only: reads the body, under the rules that are in force.
@@ -133,7 +132,7 @@ class RequestSide:
 
     def next_held(self) -> bytes:
         """The piece that was held first."""
-        data = self._held.popleft()
+        data = self._held.pop(0)
         self.held_size -= len(data)
         return data
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from aigw_core.auth import Authorized
@@ -74,7 +73,7 @@ class ResponseSide:
         """The answer is decoded for its Meter, which may take longer than to relay it."""
         self.end_due: tuple[bool, bool] | None = None
         """The answer is over but not read to its end: (its connection is reusable, only its close ended the answer)."""
-        self._held: deque[bytes] = deque()
+        self._held: list[bytes] = []
         self._mask: KeyMask | None = None
         """Over a body that comes whole."""
         self._masked: MaskedBody | EncodedAnswer | None = None
@@ -207,7 +206,7 @@ class ResponseSide:
 
     def next_held(self) -> bytes | None:
         """The piece that was held first."""
-        return self._held.popleft() if self._held else None
+        return self._held.pop(0) if self._held else None
 
     def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
         """As feed() of the whole body and finish(), after begin() was told that it comes. Raises Withheld."""

@@ -108,7 +108,7 @@ def test_without_a_meter_the_status_decides() -> None:
 
 def authorized(target: bytes = b"/openai/v1/chat/completions", method: bytes = b"POST") -> Authorized:
     headers = Headers.of([(b"Host", b"g"), (b"x-api-key", VIRTUAL_KEY)])
-    head = RequestHead(method, target, headers, Length(len(CHAT)))
+    head = RequestHead(method, target, headers, Length(len(CHAT) if method == b"POST" else 0))
     decision = authorize(head, POLICY, make_gateway(POLICY), 0.0)
     assert isinstance(decision, Authorized)
     return decision
