@@ -23,11 +23,13 @@ CHARGED_MIN: Final = 4_096
 class WorkShares:
     """The work of one process. Owners are what a driver resumes: connections; each waits at most once."""
 
-    __slots__ = ("_used", "_waiting", "_where", "is_due")
+    __slots__ = ("_used", "_waiting", "_where", "is_due", "resumed")
 
     def __init__(self) -> None:
         self.is_due = False
         """Somebody waits, or has used of this turn: the driver calls :meth:`turn` at the beginning of the next one."""
+        self.resumed = 0
+        """Owners that :meth:`turn` has given back since the process started."""
         self._used: dict[Hashable, int] = {}
         # In the order in which keys get their turn; each key has at least one owner.
         self._waiting: dict[Hashable, deque[object]] = {}
@@ -86,4 +88,5 @@ class WorkShares:
                 self._waiting[key] = owners
             chosen.append(owner)
         self.is_due = bool(self._waiting)
+        self.resumed += len(chosen)
         return chosen

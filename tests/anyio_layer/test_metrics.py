@@ -71,6 +71,9 @@ def fill(sources: Sources, record: OpenRecord) -> None:
     stats.connect_failures["openai", "tls"] = 3
     stats.retries["openai"] = 4
     gateway.active = 2
+    gateway.work.wait("a", "one")
+    gateway.work.turn()
+    gateway.work.wait("a", "two")
     gateway.pool.checkin(gateway.policy.providers["groq"].origin, "handle", 0.0, idle_timeout=30.0)
     sources.connections, sources.streams, sources.connections_max = lambda: 12, lambda: 1, 400
     facts = sources.sink.stats
@@ -114,6 +117,8 @@ def test_metrics_say_what_happened(sources: Sources, record: OpenRecord) -> None
         'aigw_upstream_idle_connections{provider="openai"}': 0,
         "aigw_exchanges": 2,
         "aigw_streams": 1,
+        "aigw_reading_connections": 1,
+        "aigw_reading_resumes_total": 1,
         "aigw_connections": 12,
         "aigw_connections_max": 400,
         "aigw_draining": 0,
