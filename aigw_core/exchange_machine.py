@@ -140,7 +140,7 @@ class ExchangeMachine(ExchangeRequests):
             body
             and is_expected
             and request is not None
-            and request.done
+            and request.is_sent
             and authorized is not None
             and (len(body) <= ENCODED_WHOLE_MAX or not _is_encoded(head))
         ):
@@ -182,7 +182,7 @@ class ExchangeMachine(ExchangeRequests):
         out = response.begin(head, authorized, request.body, self.id)
         if self.state is not states.REQUESTING:
             return
-        if not request.done:
+        if not request.is_sent:
             # An early answer: the rest of the request is nobody's business any more (RFC 9112 §9.3).
             request.stopped = True
             self.must_close = True
@@ -249,7 +249,7 @@ class ExchangeMachine(ExchangeRequests):
             return
         if self.state is states.RESPONDING:
             self.port.response_end()
-        self._release(reusable=reusable and request.done and not by_close)
+        self._release(reusable=reusable and request.is_sent and not by_close)
         self._conclude(COMPLETE, now)
 
     # Control
@@ -276,7 +276,7 @@ class ExchangeMachine(ExchangeRequests):
         if authorized is None or self.inbound is None or not authorized.managed or self.state is states.ADMITTED:
             return False
         wanted = authorized.provider.on_client_abort is OnClientAbort.DRAIN
-        return wanted and self.inbound.done and not (meter is not None and meter.terminal)
+        return wanted and self.inbound.is_sent and not (meter is not None and meter.terminal)
 
     def downstream_blocked(self, now: float) -> None:  # noqa: ARG002  # every input takes the time
         """The driver's queue is over its mark: silence upstream is our own doing from here."""

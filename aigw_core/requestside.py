@@ -46,7 +46,7 @@ class RequestSide:
         self._rules: BodyRules | None = None
         """For a body that is to be read when it comes, because it is short and may come whole."""
         self.done = False
-        """The caller sent all of it."""
+        """The caller sent all of it; the provider need not have it yet."""
         self.blocked = False
         """The provider does not read for now."""
         self.stopped = False
@@ -116,6 +116,11 @@ class RequestSide:
         if length is None:
             return CHUNKED
         return framing if isinstance(framing, Length) and framing.n == length else Length(length)
+
+    @property
+    def is_sent(self) -> bool:
+        """All of it went upstream."""
+        return self.done and not self.waits
 
     def hold(self, data: bytes) -> None:
         self._held.append(data)

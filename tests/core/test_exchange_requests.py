@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from aigw_core.connection import Connection
-from aigw_core.effects import Effect, EmitFact, OpenFact, SendDownstream, SendUpstream
+from aigw_core.effects import Effect, EmitFact, OpenFact, ReleaseUpstream, SendDownstream, SendUpstream
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
 from aigw_core.gateway import Gateway
@@ -221,3 +221,20 @@ def test_a_caller_who_leaves_while_its_body_is_read_leaves_its_fact() -> None:
     assert paced.gateway.work.waiting == 0
     assert paced.machine.done
     assert paced.machine.resume(2.0) == []
+
+
+def test_an_answer_that_comes_before_the_request_is_read_ends_it() -> None:
+    long = request(b'{"input":"' + b"x" * 300_000 + b'"}', target=b"/openai/v1/responses")
+    paced = Paced()
+    for at in range(0, len(long), PIECE):
+        paced.receive(long[at : at + PIECE])
+    assert paced.waiting()
+    before = paced.up
+    effects = paced.machine.receive_upstream(1, json_response(b'{"error":{}}', status=b"413 Too Large"), 1.0)
+    released = [effect for effect in effects if isinstance(effect, ReleaseUpstream)]
+    paced.run(effects)
+    assert paced.down.startswith(b"HTTP/1.1 413")
+    assert b"Connection: close" in paced.down
+    assert [effect.reusable for effect in released] == [False]
+    assert not paced.turn()
+    assert paced.up == before
