@@ -140,7 +140,8 @@ class ExchangeMachine(ExchangeRequests):
             body
             and is_expected
             and request is not None
-            and request.is_sent
+            and request.done
+            and not request.waits
             and authorized is not None
             and (len(body) <= ENCODED_WHOLE_MAX or not _is_encoded(head))
         ):

@@ -30,8 +30,6 @@ class ExchangeRequests(ExchangeBase):
         """A request that is there whole: head, body and end in one input."""
         if self._begin_request(head, body, now):
             # All of it is there and is held, until the sink answers.
-            assert self.inbound is not None
-            self.inbound.done = True
             return
         if body and self.state is not states.ENDED:
             self.request_body(body, now)
@@ -96,7 +94,7 @@ class ExchangeRequests(ExchangeBase):
             self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
         if request.received > self._policy.max_request_bytes:
             self._fault(request, Rejection(Reason.TOO_LARGE), now)
-        elif request.is_waiting() or not self._flowing(request):
+        elif request.waits or not self._flowing(request):
             request.hold(data)
         elif len(data) >= CHARGED_MIN and not self._may_read(len(data)):
             request.hold(data)
@@ -112,7 +110,7 @@ class ExchangeRequests(ExchangeBase):
             raise LocalProtocolError("a request ends once, after its head")
         request.done = True
         self.timers.at[timers.CLIENT_BODY] = self.timers.at[timers.CLIENT_UPLOAD] = NEVER
-        if not (request.stopped or request.is_waiting()) and self.state < states.DRAINING and self._flowing(request):
+        if not (request.stopped or request.waits) and self.state < states.DRAINING and self._flowing(request):
             self._finish_body(request, now)
 
     def request_broken(self, error: RemoteProtocolError, now: float) -> None:
@@ -127,7 +125,12 @@ class ExchangeRequests(ExchangeBase):
         return self.state is states.REQUESTING or (self.state is states.ADMITTED and request.collecting)
 
     def _pass_body(self, request: RequestSide, data: bytes, now: float) -> None:
-        if self._record is not None and request.is_whole and self._is_denied(now):
+        if self._record is None:
+            # Of a body with the caller's own key nothing is read.
+            request.sent += len(data)
+            self.port.request_body(self.attempt, data)
+            return
+        if request.is_whole and self._is_denied(now):
             return
         try:
             piece = request.feed(data)
@@ -145,7 +148,7 @@ class ExchangeRequests(ExchangeBase):
     def _pass_held(self, request: RequestSide, now: float, *, is_due: bool = False) -> None:
         """``is_due``: it is this exchange's turn, so that one piece is read even where the share is used up."""
         while request.held_size and not (request.is_waiting() or request.stopped):
-            if not (self._may_read(request.next_size) or is_due):
+            if self._record is not None and not (self._may_read(request.next_size) or is_due):
                 request.waits = True
                 self._wait()
                 return
@@ -185,8 +188,6 @@ class ExchangeRequests(ExchangeBase):
             self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
 
     def _finish_body(self, request: RequestSide, now: float) -> None:
-        if self._record is not None and self._is_denied(now):
-            return
         try:
             rest = request.finish()
         except RequestFault as fault:
@@ -195,7 +196,7 @@ class ExchangeRequests(ExchangeBase):
         if self.state is states.ADMITTED:
             request.ready = rest
             self._try_start(request, now)
-        else:
+        elif self._record is None or not self._is_denied(now):
             self._send_end(request, rest, now)
 
     def _send_end(self, request: RequestSide, rest: bytes, now: float) -> None:
@@ -238,8 +239,9 @@ class ExchangeRequests(ExchangeBase):
                 self.continue_sent = True
                 self.port.informational(_CONTINUE)
         if request.collecting:
-            self._pass_held(request, now)
-            if request.done and not request.is_waiting() and self.state is states.ADMITTED:
+            if request.held_size:
+                self._pass_held(request, now)
+            if request.done and not request.waits and self.state is states.ADMITTED:
                 self._finish_body(request, now)
         elif self.state is states.ADMITTED:
             self._try_start(request, now)
@@ -274,6 +276,7 @@ class ExchangeRequests(ExchangeBase):
             self.timers.set(timers.READ, now + self._policy.timeouts.read)
             return
         self.port.request_head(self.attempt, head)
-        self._pass_held(request, now)
-        if request.done and not (request.stopped or request.is_waiting()):
+        if request.held_size:
+            self._pass_held(request, now)
+        if request.done and not (request.stopped or request.waits):
             self._finish_body(request, now)

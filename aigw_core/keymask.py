@@ -48,10 +48,10 @@ class KeyMask:
         "_in_percent",
         "_key",
         "_name_expression",
-        "_probe",
         "alphabet",
         "for_errors",
         "longest",
+        "probe",
         "shortest",
         "sign",
     )
@@ -72,7 +72,8 @@ class KeyMask:
         self._common: int | None = common[0] if common else None
         self.sign = NO_SIGN if self._common is None else self._common
         """A byte without which no text of one line has the key, neither as it is nor in base64."""
-        self._probe: _Search = re.compile(_probe_of(texts, self._common)).search
+        self.probe: _Search = re.compile(_probe_of(texts, self._common)).search
+        """Finds what every text has in which the key stands as it is or in base64."""
         self._in_json, self._in_percent = (re.compile(mark).search for mark in escape_marks(key))
         self.for_errors: KeyMask = _ErrorMask(self)
         """The same, and it looks for hex besides, which would cost an answer more than it is worth."""
@@ -81,7 +82,7 @@ class KeyMask:
         """Whether no whole spelling stands in ``data``. It may say no of other text, too."""
         common = self._common
         return not (
-            ((common is None or common in data) and self._probe(data) is not None)
+            ((common is None or common in data) and self.probe(data) is not None)
             or (_BACKSLASH in data and self._in_json(data) is not None)
             or (_PERCENT in data and self._in_percent(data) is not None)
         )

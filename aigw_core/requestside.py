@@ -77,6 +77,7 @@ class RequestSide:
             if self.body is not None:
                 self.collecting = True
                 self.received = len(whole)
+                self.done = True
                 return True
         if rules.active and content.is_plain and isinstance(framing, Length) and 0 < framing.n <= rules.collect_max:
             self._rules = rules

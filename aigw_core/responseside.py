@@ -36,7 +36,6 @@ class ResponseSide:
         "_held",
         "_mask",
         "_masked",
-        "_opaque",
         "begun",
         "end_due",
         "first",
@@ -73,11 +72,11 @@ class ResponseSide:
         """The answer is decoded for its Meter, which may take longer than to relay it."""
         self.end_due: tuple[bool, bool] | None = None
         """The answer is over but not read to its end: (its connection is reusable, only its close ended the answer)."""
-        self._held: list[bytes] = []
+        self._held: list[bytes]
+        """There once the answer is decoded."""
         self._mask: KeyMask | None = None
         """Over a body that comes whole."""
         self._masked: MaskedBody | EncodedAnswer | None = None
-        self._opaque = False
 
     def begin(
         self,
@@ -93,8 +92,7 @@ class ResponseSide:
         ``whole``: the body goes to whole(), nothing of it to feed().
         """
         self.upstream_status = head.status
-        self._opaque = authorized.route.wire is _OPAQUE
-        mask = mask_of(authorized)
+        mask = None if authorized.caller is None else authorized.provider.mask
         if mask is not None and head.status >= 400:
             mask = mask.for_errors
         look = head.look
@@ -139,7 +137,8 @@ class ResponseSide:
         if not is_usual:
             meter = self._new_meter(authorized, body, strip=strip)
             meter.response_head(head.status, label, encoding)
-            self.is_encoded = meter.is_encoded
+            if meter.is_encoded:
+                self.is_encoded, self._held = True, []
         return framing if isinstance(framing, Length) and not strip else CHUNKED
 
     def _new_meter(self, authorized: Authorized, body: ManagedBody, *, strip: bool) -> Meter:
@@ -212,7 +211,7 @@ class ResponseSide:
         """As feed() of the whole body and finish(), after begin() was told that it comes. Raises Withheld."""
         mask = self._mask
         if mask is not None:
-            if _PERCENT in data or _BACKSLASH in data or mask.sign in data:
+            if mask.probe(data) is not None or _PERCENT in data or _BACKSLASH in data:
                 data = mask.whole(data)
         elif (masked := self._masked) is not None:
             self._masked = None
@@ -245,7 +244,7 @@ class ResponseSide:
     def cut_short(self) -> bool:
         """Asked where only the end of the connection ended the body: is the answer visibly unfinished?"""
         meter = self.meter
-        if meter is None or self.upstream_status is None or self.upstream_status >= 400 or self._opaque:
+        if meter is None or self.upstream_status is None or self.upstream_status >= 400 or meter.wire is _OPAQUE:
             return False
         return not (meter.terminal or meter.root_closed)
 

@@ -98,9 +98,9 @@ class Meter:
         "_status",
         "_strip",
         "_undecoded",
-        "_wire",
         "event_stream",
         "request_bytes_hint",
+        "wire",
     )
 
     def __init__(self, wire: Wire, profile: UsageProfile, *, strip_usage_event: bool = False) -> None:
@@ -108,7 +108,8 @@ class Meter:
         """Text bytes of the request, for the estimate of its tokens; 0 where unknown."""
         self.event_stream = False
         """Whether the answer is an event stream: by its label, then by its first bytes."""
-        self._wire = wire
+        self.wire = wire
+        """What the answer is read as."""
         self._profile = profile
         self._reader: Reader = reader_for(wire, profile)
         self._strip = EventStrip() if strip_usage_event else None
@@ -127,7 +128,7 @@ class Meter:
     def response_head(self, status: int, content_type: bytes, content_encoding: bytes) -> None:
         """The final response head: its status and the values of two fields, empty where absent."""
         self._status = status
-        if self._wire is _OPAQUE:
+        if self.wire is _OPAQUE:
             return
         self.event_stream = content_type.partition(b";")[0].strip().lower() == b"text/event-stream"
         if status >= 400:
@@ -215,14 +216,14 @@ class Meter:
         self._read_document()
         reader = self._reader
         flags = self._flags.copy()
-        if not self._wire.billable:
+        if not self.wire.billable:
             return MeterResult(UsageStatus.NONE, None, {}, None, None, None, flags)
         status = self._usage_status()
         result = MeterResult(status, None, {}, reader.model, reader.service_tier, None, flags)
         if reader.conflict:
             result.flags.add("usage_conflict")
         if reader.usage is not None:
-            state_usage(result, reader.usage, tokens_of(self._wire, self._profile, reader.usage))
+            state_usage(result, reader.usage, tokens_of(self.wire, self._profile, reader.usage))
         if status is _PARTIAL or status is _ABSENT or status is UsageStatus.UNPARSED:
             result.estimate = self._estimate()
         return result
@@ -252,7 +253,7 @@ class Meter:
         if self.event_stream:
             return estimate_stream(self.request_bytes_hint, reader.text_bytes, reader.tool_calls, reader.deltas)
         body: int | None = None
-        if document is not None and document.size <= TEXT_ANSWER_MAX and self._wire is not Wire.EMBEDDINGS:
+        if document is not None and document.size <= TEXT_ANSWER_MAX and self.wire is not Wire.EMBEDDINGS:
             # Embeddings have no output at all.
             body = document.size
         return estimate_body(self.request_bytes_hint, body)
@@ -262,7 +263,7 @@ class Meter:
         if document is None or not document.read():
             return
         if self._has_read:
-            self._reader = reader_for(self._wire, self._profile)
+            self._reader = reader_for(self.wire, self._profile)
         self._has_read = True
         reader = self._reader
         reader.document(document.root)

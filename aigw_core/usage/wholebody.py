@@ -99,23 +99,20 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
         return None  # the scanner has wider limits, and tells what is wrong
     if end != len(text) or type(root) is not dict:
         return None  # blanks around the root are left to the scanner: no SDK sends them
-    if rules.active and not _is_lower(root):
-        return None
+    if rules.active:
+        names = "".join(root)
+        # In another case it could be one that a rule reads; no SDK sends that.
+        if not (names.isascii() and names.islower()):
+            return None
     if rules.refuse_background and "background" in root:
         return None
     if rules.refuse_stored_refs and not _JUDGED_NAMES.isdisjoint(root):
         return None
     options = root.get("stream_options", _ABSENT)
-    asks = isinstance(options, dict) and is_true(options.get("include_usage")) and _is_lower(options)
+    asks = isinstance(options, dict) and is_true(options.get("include_usage")) and len(options) == 1
     if options is not _ABSENT and not asks:
         return None
     return WholeBody(rules, data, root)
-
-
-def _is_lower(members: dict[str, object]) -> bool:
-    """Whether no name can differ in case alone from one that a rule reads; JSON of the SDKs has names in lower case."""
-    names = "".join(members)
-    return not names or (names.isascii() and names == names.lower())
 
 
 def usage_required() -> RequestFault:
