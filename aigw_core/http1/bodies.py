@@ -6,6 +6,7 @@ bytes after it once it is over. The payload of one call is one bytes object howe
 
 from __future__ import annotations
 
+import re
 from typing import Final, Protocol
 
 from aigw_core.errors import RemoteProtocolError
@@ -67,6 +68,23 @@ _USUAL_SIZES_MAX: Final = 16_384
 """Spellings of a chunk's size that are remembered: those of events, whose sizes are much alike."""
 _usual_sizes: dict[bytes, int] = {}
 
+_TINY_MAX: Final = 15
+"""Bytes of a chunk whose size has one digit: writers that do not buffer send runs of them, and so does whoever wants
+each byte to cost a step."""
+_TINY: Final = re.compile(
+    rb"(?:0{0,%d}(?:%b)\r\n)++"
+    % (_SIZE_DIGITS_MAX - 1, b"|".join(rb"[%x%X]\r\n[\x00-\xff]{%d}" % (n, n, n) for n in range(1, _TINY_MAX + 1)))
+)
+"""A run of whole tiny chunks."""
+_TINY_DATA: Final = re.compile(
+    rb"0{0,%d}[1-9a-fA-F]\r\n(%b)\r\n"
+    % (
+        _SIZE_DIGITS_MAX - 1,
+        b"|".join(rb"(?<=[%x%X]\r\n)[\x00-\xff]{%d}" % (n, n, n) for n in range(1, _TINY_MAX + 1)),
+    )
+)
+"""Of such a run the data of each chunk. An expression with a group for each size would give as many for each chunk."""
+
 # What of the chunked coding comes next; plain numbers, because an enum member costs a call at each look.
 _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 
@@ -102,7 +120,7 @@ class ChunkedReader:
         if searched:
             data = self._partial + data
             self._partial = b""
-        part = self._part
+        part, sizes = self._part, _usual_sizes
         pos = 0
         end = len(data)
         while pos < end:
@@ -111,7 +129,8 @@ class ChunkedReader:
                 if eol < 0:
                     self._partial = self._check_partial_line(data[pos:])
                     break
-                size = self._size(data[pos:eol])
+                line = data[pos:eol]
+                size = sizes.get(line) or self._size(line)
                 pos = eol + 2
                 if not size:
                     part = _TRAILERS
@@ -122,6 +141,9 @@ class ChunkedReader:
                     # A whole chunk, as nearly all are.
                     pieces.append(data[pos:stop])
                     pos = stop + 2
+                    if size <= _TINY_MAX and (run := _TINY.match(data, pos)) is not None:
+                        pieces += _TINY_DATA.findall(data, pos, run.end())
+                        pos = run.end()
                     continue
                 self._remaining = size
                 part = _DATA

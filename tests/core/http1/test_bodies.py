@@ -386,3 +386,23 @@ def test_a_size_line_that_ends_like_another_is_read_whole() -> None:
     assert reader.feed(b"1") == (b"", None)
     assert reader.feed(b"b\r\n" + b"a" * 11 + b"\r\n") == (b"a" * 11 + b"\r\n", None)
     assert reader.feed(b"a" * 14 + b"\r\n") == (b"a" * 14, None)
+
+
+_TINY_SIZES = st.sampled_from((b"%x", b"%X", b"0%x", b"%016x", b"%x;", b"%x;a=b", b"%017x"))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    chunks=st.lists(st.tuples(_TINY_SIZES, st.binary(min_size=1, max_size=18)), max_size=12),
+    junk=st.sampled_from((b"", b"", b"1", b"\r\n", b"g\r\n", b"1\r\nxy\r\n", b"1\r\n\r\n\r")),
+    cuts=cuts_in(200),
+)
+def test_a_run_of_tiny_chunks_reads_as_its_bytes_one_by_one(
+    chunks: list[tuple[bytes, bytes]], junk: bytes, cuts: list[int]
+) -> None:
+    """Runs are taken in one step, but nothing about them differs."""
+    body = b"".join(size % len(data) + b"\r\n%b\r\n" % data for size, data in chunks) + junk + LAST_CHUNK + BEHIND
+    whole = read_body(ChunkedReader(), [body])
+    assert read_body(ChunkedReader(), single_bytes(body)) == whole == read_body(ChunkedReader(), pieces_of(body, cuts))
+    if not junk and not any(size.startswith(b"%017") for size, _ in chunks):
+        assert whole == BodyRead(b"".join(data for _, data in chunks), BEHIND)
