@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aigw_core import credentials
 from aigw_core.credentials import CREDENTIAL_HEADERS, Credential, find_credential
 from aigw_core.errors import Reason, Rejection
 from aigw_core.headers import Headers
@@ -285,3 +287,44 @@ def test_no_virtual_key_passes_as_byo(pairs: list[tuple[bytes, bytes]]) -> None:
         assert not carries_key
         if found is not None:
             assert not any(token.startswith(b"bai_") for token in (found.value, *found.others))
+
+
+_SPELT: Final = (
+    *(
+        b"bai_v",
+        b"BAI_",
+        b"bai_",
+        b"%62ai_v",
+        b"b%61i_v",
+        b"=bai_",
+        b"=%62ai%5f",
+        b"6261695f76",
+        b"%2562%61",
+        b"i_v1.1.x",
+    ),
+    *(base64.b64encode(bytes(before) + b"bai_v1.1.x") for before in range(3)),
+)
+_texts = st.lists(st.sampled_from((*_SPELT, b"%", b"%3", b"1", b"/", b"x")), max_size=3).map(b"".join)
+_names = st.sampled_from((b"authorization", b"x-api-key", b"api-key", b"x-a")) | _texts.map(lambda text: b"x-" + text)
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    fields=st.lists(
+        st.tuples(
+            _names | _texts.map(lambda text: text or b"x"),
+            st.tuples(st.sampled_from((b"", b"Bearer ", VIRTUAL_KEY)), _texts).map(b"".join),
+        ),
+        max_size=4,
+    ),
+    target=_texts,
+    method=st.sampled_from((b"GET", b"bai_", b"b%61i_v")),
+)
+def test_one_look_at_all_fields_finds_what_a_look_at_each_would(
+    fields: list[tuple[bytes, bytes]], target: bytes, method: bytes
+) -> None:
+    headers = Headers.of(fields)
+    found = credentials._misplaced(headers, b"/" + target, method)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(credentials, "_all_but_keys", lambda *_: b"bai_v")
+        assert credentials._misplaced(headers, b"/" + target, method) == found
