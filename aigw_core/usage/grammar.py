@@ -24,7 +24,7 @@ _POSSESSIVE_IS_SOUND: Final = re.fullmatch(rb"(?:ab?c)*+a", b"aca") is not None
 """CPython before 3.11.5 keeps what the last, failed round of a possessive group consumed (gh-106052)."""
 
 
-def _many(body: bytes, quantifier: bytes = b"*") -> bytes:
+def many(body: bytes, quantifier: bytes = b"*") -> bytes:
     """A possessive repetition; an atomic group says the same and costs memory for each round."""
     if _POSSESSIVE_IS_SOUND:
         return rb"(?:" + body + rb")" + quantifier + rb"+"
@@ -34,10 +34,10 @@ def _many(body: bytes, quantifier: bytes = b"*") -> bytes:
 _WS = rb"[ \t\n\r]*+"
 _ESCAPE = rb'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
 _PLAIN = rb"[\x20\x21\x23-\x5b\x5d-\xff]*+"  # written without negation: twice as fast in CPython's matcher
-_TEXT = _PLAIN + _many(_ESCAPE + _PLAIN)
+_TEXT = _PLAIN + many(_ESCAPE + _PLAIN)
 _STRING = rb'"' + _TEXT + rb'"'
 _KEY = _STRING + _WS + rb":" + _WS
-_NUMBER = rb"-?+(?:0|[1-9][0-9]*+)" + _many(rb"\.[0-9]++", b"?") + _many(rb"[eE][+-]?+[0-9]++", b"?")
+_NUMBER = rb"-?+(?:0|[1-9][0-9]*+)" + many(rb"\.[0-9]++", b"?") + many(rb"[eE][+-]?+[0-9]++", b"?")
 _ENDS = rb"(?=[,\]} \t\n\r])"  # a scalar that touches the end of a piece may go on in the next one
 
 
@@ -49,18 +49,18 @@ def _value(depth: int) -> bytes:
         array, object_ = rb"\[" + _WS + rb"\]", rb"\{" + _WS + rb"\}"
     else:
         inner = _value(depth - 1) + _WS
-        array = rb"\[" + _WS + _many(inner + rb"(?:," + _WS + rb"(?!\])|(?=\]))") + rb"\]"
-        object_ = rb"\{" + _WS + _many(_KEY + inner + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
+        array = rb"\[" + _WS + many(inner + rb"(?:," + _WS + rb"(?!\])|(?=\]))") + rb"\]"
+        object_ = rb"\{" + _WS + many(_KEY + inner + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
     return rb"(?:" + rb"|".join((counts, _STRING, array, object_, words, _NUMBER + _ENDS)) + rb")"
 
 
 VALUE: Final = re.compile(_value(_VALUE_DEPTH))
 """One value that is complete and not deeply nested; no whitespace around it."""
-ELEMENTS: Final = re.compile(_WS + _many(rb"," + _WS + _value(RUN_DEPTH) + _WS))
+ELEMENTS: Final = re.compile(_WS + many(rb"," + _WS + _value(RUN_DEPTH) + _WS))
 """After an element of an array: further ones."""
-MEMBERS: Final = re.compile(_WS + _many(rb"," + _WS + _KEY + _value(_VALUE_DEPTH) + _WS))
+MEMBERS: Final = re.compile(_WS + many(rb"," + _WS + _KEY + _value(_VALUE_DEPTH) + _WS))
 """After a member of an object: further ones."""
-OPENERS: Final = re.compile(_many(rb"\[" + _WS + rb"|\{" + _WS + _KEY, b"+"))
+OPENERS: Final = re.compile(many(rb"\[" + _WS + rb"|\{" + _WS + _KEY, b"+"))
 KEY: Final = re.compile(_KEY)
 SPACE: Final = re.compile(_WS)
 TEXT: Final = re.compile(_TEXT)
@@ -148,7 +148,7 @@ class ChosenKeys:
         self.spelling_max: Final = 2 + 6 * max(map(len, keys), default=0)
         """Bytes of the longest spelling of a chosen key, quotes included."""
         other = rb'(?!"(?:' + plain + rb')")' + _KEY
-        self.others: Final = re.compile(_WS + _many(rb"," + _WS + other + _value(_ROOT_DEPTH) + _WS))
+        self.others: Final = re.compile(_WS + many(rb"," + _WS + other + _value(_ROOT_DEPTH) + _WS))
         """After a member of an object: further ones whose keys are not chosen."""
 
     def may_occur(self, text: bytes) -> bool:
@@ -169,9 +169,9 @@ def chosen_keys(keys: frozenset[str], *, any_case: bool = False) -> ChosenKeys:
 def elements_without(key: str) -> re.Pattern[bytes]:
     """After an element of an array: further ones that are no object with this member, whatever its case."""
     member = rb'(?!"' + _spellings(key, any_case=True) + rb'")' + _KEY + _value(_VALUE_DEPTH) + _WS
-    object_ = rb"\{" + _WS + _many(member + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
+    object_ = rb"\{" + _WS + many(member + rb"(?:," + _WS + rb"(?!\})|(?=\}))") + rb"\}"
     other = rb"(?!\{)" + _value(_ROOT_DEPTH)
-    return re.compile(_WS + _many(rb"," + _WS + rb"(?:" + other + rb"|" + object_ + rb")" + _WS))
+    return re.compile(_WS + many(rb"," + _WS + rb"(?:" + other + rb"|" + object_ + rb")" + _WS))
 
 
 def skip_space(data: bytes, pos: int, end: int) -> int:

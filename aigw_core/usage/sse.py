@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Final, Protocol, TypeAlias
 
+from aigw_core.usage.grammar import many
+
 EVENT_MAX: Final = 1024 * 1024
 """Bytes of one event, line ends counted as one each, where its data is collected: a stream cannot claim more memory
 than this."""
@@ -39,8 +41,42 @@ _COLON: Final = 0x3A
 _DATA: Final = b"data:"
 _LINE_KEPT: Final = len(b"event: ") + NAME_MAX
 _NO_LINE: Final = -1
-_BETWEEN: Final = re.compile(rb"(?:[\r\n]++|:[^\r\n]*+(?=[\r\n]))*+")
+_EOL: Final = rb"(?:\r\n?+|\n)"
+_LINE_END: Final = re.compile(_EOL)
+_LINE: Final = rb"[^\r\n]++" + _EOL
+_BETWEEN: Final = re.compile(many(rb"[\r\n]++|:[^\r\n]*+(?=[\r\n])"))
 """Blank lines and whole comment lines: keep-alives come in long runs of them."""
+_DATALESS: Final = re.compile(
+    many(
+        rb"[\r\n]++|:[^\r\n]*+(?=[\r\n])|" + rb"(?![:\r\n])" + many(rb"(?!data[:\r\n])" + _LINE, b"+") + rb"(?=[\r\n])"
+    )
+)
+"""The same, and whole events without a line of data: they are none."""
+_LINES: Final = re.compile(many(_LINE, b"+"))
+"""Whole lines that are not blank."""
+
+
+class _Field:
+    """Finds the values of one field in such lines."""
+
+    __slots__ = ("_name", "_others", "_values")
+
+    def __init__(self, name: bytes) -> None:
+        others = many(rb"(?!" + name + rb"[:\r\n])" + _LINE)
+        self._name = name
+        self._others = re.compile(others)
+        # Begins and ends where a line does, so that no search begins inside of one.
+        self._values = re.compile(name + rb"(?:: ?+([^\r\n]*+))?+" + _EOL + others)
+
+    def values(self, data: bytes, at: int, end: int) -> list[bytes]:
+        if data.find(self._name, at, end) < 0:
+            return []
+        others = self._others.match(data, at, end)
+        return self._values.findall(data, at if others is None else others.end(), end)
+
+
+_DATA_FIELD: Final = _Field(b"data")
+_NAME_FIELD: Final = _Field(b"event")
 
 
 class SSEParser:
@@ -98,7 +134,7 @@ class SSEParser:
         self._name = b""
         self._data: list[bytes] = []
         self._long: LongData | None = None
-        self._long_lines = 0  # data lines that began, of a long event
+        self._long_lines = False  # a data line of a long event began
         self._streamed = False  # the unfinished line is one of them
 
     def feed(self, data: bytes) -> list[Event]:
@@ -172,34 +208,15 @@ class SSEParser:
             self._after_cr = False
             if data[at] == _LF:
                 at += 1
-        lf = data.find(b"\n", at)
-        cr = data.find(b"\r", at)
+        if self._in_line != _NO_LINE and at < size:
+            at = self._next_line(data, at, events)
         while at < size:
-            if data[at] in b":\r\n" and not (self._in_event or self._in_line != _NO_LINE):
-                between = _BETWEEN.match(data, at)
-                at = at if between is None else between.end()
+            if not self._in_event:
+                at = self._skip_between(data, at)
                 if at == size:
                     break
-                if 0 <= lf < at:
-                    lf = data.find(b"\n", at)
-                if 0 <= cr < at:
-                    cr = data.find(b"\r", at)
-            end = lf if cr < 0 or 0 <= lf < cr else cr
-            if end < 0:
-                self._begin_line(data, at)
-                break
-            after = end + 1
-            if data[end] == _CR:
-                if after == size:
-                    self._after_cr = True
-                elif data[after] == _LF:
-                    after += 1
-            self._end_line(data, at, end, after, events)
-            at = after
-            if 0 <= lf < at:
-                lf = data.find(b"\n", at)
-            if 0 <= cr < at:
-                cr = data.find(b"\r", at)
+            run = _LINES.match(data, at)
+            at = self._next_line(data, at, events) if run is None else self._take_lines(data, at, run.end(), events)
         in_event = self._in_event
         self._idle = not (in_event or self._in_line != _NO_LINE or self._after_cr)
         if in_event:
@@ -208,6 +225,48 @@ class SSEParser:
         else:
             self.open_at = size
         return events
+
+    def _skip_between(self, data: bytes, at: int) -> int:
+        """What stands between two events, those without data included where none can be over the limit."""
+        end = len(data) if self._long_data is not None else at + self._whole_max
+        between = _DATALESS.match(data, at, end)
+        if between is None or between.end() == at:
+            between = _BETWEEN.match(data, at)
+        return at if between is None else between.end()
+
+    def _take_lines(self, data: bytes, at: int, end: int, events: list[Event]) -> int:
+        """Whole lines that are not blank, in a few steps however many there are."""
+        size = end - at - data.count(b"\r\n", at, end)
+        if self._long_data is None and self._size + size > self._whole_max:
+            # Which line is over the limit matters.
+            return self._next_line(data, at, events)
+        if not self._in_event:
+            self._in_event = True
+            self._event_at = at
+        names = _NAME_FIELD.values(data, at, end)
+        if names:
+            self._name = names[-1][:NAME_MAX]
+        values = _DATA_FIELD.values(data, at, end)
+        if self._long is None:
+            self._data += values
+        elif values:
+            self._begin_long_line(self._long, b"\n".join(values))
+        self._grow(size)
+        if end == len(data):
+            self._after_cr = data[end - 1] == _CR
+        return end
+
+    def _next_line(self, data: bytes, at: int, events: list[Event]) -> int:
+        """One line, the rest of one, or what there is of one."""
+        ends = _LINE_END.search(data, at)
+        if ends is None:
+            self._begin_line(data, at)
+            return len(data)
+        end, after = ends.span()
+        if after == len(data):
+            self._after_cr = data[after - 1] == _CR
+        self._end_line(data, at, end, after, events)
+        return after
 
     def _skip_bom(self, data: bytes) -> int:
         """Match the one byte order mark that may lead the stream; returns where the text goes on."""
@@ -278,8 +337,8 @@ class SSEParser:
             self._streamed = False
         elif self._long is None:
             self._long = self._long_data()
-            for value in self._data:
-                self._begin_long_line(self._long, value)
+            if self._data:
+                self._begin_long_line(self._long, b"\n".join(self._data))
             self._data.clear()
             self._stream(b"")
 
@@ -304,7 +363,7 @@ class SSEParser:
     def _begin_long_line(self, long: LongData, value: bytes) -> None:
         if self._long_lines:
             long.feed(b"\n")
-        self._long_lines += 1
+        self._long_lines = True
         long.feed(value)
 
     def _field(self, line: bytes) -> None:
@@ -329,4 +388,4 @@ class SSEParser:
         self._name = b""
         self._data.clear()
         self._long = None
-        self._long_lines = 0
+        self._long_lines = False
