@@ -10,7 +10,9 @@ import json
 from typing import Final
 
 from aigw_core.usage.grammar import chosen_keys, elements_without, skip_space
-from aigw_core.usage.scanner import RootScanner
+from aigw_core.usage.jsontext import scan_with
+from aigw_core.usage.scanner import DEPTH_MAX, RootScanner
+from aigw_core.usage.stride import STRIDE_MAX, STRIDE_MIN, crossing_of, stride
 
 INPUT: Final = "input"
 STORED_ITEM: Final = "stored item"
@@ -18,6 +20,7 @@ STORED_ITEM: Final = "stored item"
 
 _ITEM_KEYS: Final = frozenset({"id", "type", "role", "content", "encrypted_content", "result"})
 _ITEM: Final = chosen_keys(_ITEM_KEYS, any_case=True)
+_ID: Final = chosen_keys(frozenset({"id"}), any_case=True)
 _WITHOUT_ID: Final = elements_without("id")
 _CARRIED_IN: Final[dict[str, tuple[str, ...]]] = {
     "reasoning": ("encrypted_content", "content"),
@@ -25,8 +28,15 @@ _CARRIED_IN: Final[dict[str, tuple[str, ...]]] = {
 }
 """Items that the provider completes from its store by their id, unless one of these members carries it."""
 
+# Objects become tuples of their members, so that a repeated member is seen; numbers are not converted.
+_scan_members: Final = scan_with(json.JSONDecoder(object_pairs_hook=tuple, parse_int=bool, parse_float=bool))
+_BLANKS: Final = b" \t\n\r"
+
 _OBJECT: Final = 0x7B
 _ARRAY: Final = 0x5B
+_COMMA: Final = 0x2C
+_OPEN_INPUT: Final = b"["
+_INPUT_DEPTH: Final = 2  # root, input
 _ITEM_DEPTH: Final = 3  # root, input, item
 
 
@@ -37,14 +47,15 @@ class InputItemScanner(RootScanner):
     no provider documents what it makes of one. ``log`` is always kept.
     """
 
-    __slots__ = ("_ambiguous", "_inside", "_item", "_root_keys")
+    __slots__ = ("_ambiguous", "_inside", "_item", "_item_misspelt", "_root_keys")
 
     def __init__(self, keys: frozenset[str], *, capture_max: int = 65_536) -> None:
         super().__init__(keys | {INPUT}, capture_max=capture_max, log=True, any_case=True)
         self._root_keys = self._chosen
         self._inside = False
         self._item: dict[str, bytes | None] = {}
-        self._ambiguous = False  # the item repeats a member with another value
+        self._ambiguous = False  # the item repeats a member
+        self._item_misspelt: str | None = None  # a member that the item spells in another case
 
     def _value(self, data: bytes, pos: int, end: int) -> int:
         if data[pos] <= 0x20:
@@ -64,6 +75,7 @@ class InputItemScanner(RootScanner):
         elif depth == 2 and self._inside and byte == _OBJECT:
             self._item = {}
             self._ambiguous = False
+            self._item_misspelt = None
             self._level = self._floor = _ITEM_DEPTH
             self._chosen = _ITEM
             return self._enter(_OBJECT, pos)
@@ -85,12 +97,55 @@ class InputItemScanner(RootScanner):
         pos = run.end()
         if pos == end:
             return end
-        return self._comma(pos) if data[pos] == 0x2C else self._close(data, pos)
+        if data[pos] != _COMMA:
+            return self._close(data, pos)
+        # An item longer than what is looked at costs more than the look.
+        if end - pos >= STRIDE_MIN and (size := self._stride_items(data[pos : min(end, pos + STRIDE_MAX)])):
+            return pos + size
+        return self._comma(pos)
+
+    def _stride_items(self, text: bytes) -> int:
+        """Bytes of whole items at the beginning of this text, which are judged at once."""
+        size = _size_of_items(text)
+        passed = stride(text[:size], _OPEN_INPUT, 1, DEPTH_MAX - _INPUT_DEPTH, self._chosen) if size else None
+        if passed is None or passed.opened != _OPEN_INPUT:
+            return 0
+        size = passed.size
+        if _ID.quoted.search(text, 0, size) is not None:
+            items, _ = _scan_members(f"[0{text[:size].decode('latin-1')}]", 0)
+            assert isinstance(items, list)
+            for item in items:
+                if type(item) is tuple:
+                    self._judge(item)
+        return size
+
+    def _judge(self, item: tuple[tuple[str, object], ...]) -> None:
+        members = dict(item)
+        if "id" not in members:
+            if _ID.occurs_in(members):
+                self.misspelt = "id"
+            return
+        stated = {name for name, value in members.items() if value is not None}
+        if not _ITEM_KEYS.issuperset(members):
+            for name in members.keys() - _ITEM_KEYS:
+                self.misspelt = _ITEM.name_of(name) or self.misspelt
+        if _refers(stated, members.get("type")) or (len(item) > len(members) and _repeats(item)):
+            self._note(self._base)
+
+    def _choose(self, text: bytes, pos: int) -> None:
+        before = self.misspelt
+        super()._choose(text, pos)
+        name = self.misspelt
+        if name is not before and self._level == _ITEM_DEPTH and name != "id":
+            # It matters beside an id only.
+            self._item_misspelt, self.misspelt = name, before
 
     def _left(self) -> None:
         if self._floor == _ITEM_DEPTH:
-            if ("id" in self._item and self._ambiguous) or _is_stored(self._item):
-                self._note(self._base)
+            if "id" in self._item:
+                self.misspelt = self._item_misspelt or self.misspelt
+                if self._ambiguous or _is_stored(self._item):
+                    self._note(self._base)
             self._level, self._floor = 1, 2
             self._chosen = self._root_keys
         else:
@@ -100,7 +155,7 @@ class InputItemScanner(RootScanner):
     def _keep(self, name: str, raw: bytes | None, begin: int, end: int) -> None:
         if self._level == _ITEM_DEPTH:
             # Parsers differ in which of two values they take, so an id beside such a member is refused.
-            self._ambiguous |= self._item.setdefault(name, raw) != raw
+            self._ambiguous |= name in self._item
             self._item[name] = raw
         else:
             super()._keep(name, raw, begin, end)
@@ -110,16 +165,37 @@ class InputItemScanner(RootScanner):
         self.log.append((STORED_ITEM, None, offset, offset))
 
 
+def _size_of_items(text: bytes) -> int:
+    """Bytes, from a comma on, up to an item that the text does not complete, or to the end of the array."""
+    crossed = crossing_of(text, 0)
+    if crossed is None:
+        return 0
+    size, _, opening, _ = crossed
+    if not opening:
+        return size
+    before = text[: opening[0]].rstrip(_BLANKS)
+    return len(before) - 1 if before.endswith(b",") else 0
+
+
+def _repeats(item: tuple[tuple[str, object], ...]) -> bool:
+    names = [name for name, _ in item if name in _ITEM_KEYS]
+    return len(set(names)) < len(names)
+
+
 def _is_stored(item: dict[str, bytes | None]) -> bool:
     """Whether an item of ``input`` stands for content that the provider stored; None: a value too long to keep."""
-    stated = {name for name, raw in item.items() if raw != b"null"}
+    raw = item.get("type") or b""
+    kind: object = json.loads(raw) if raw.startswith(b'"') else None
+    return _refers({name for name, raw in item.items() if raw != b"null"}, kind)
+
+
+def _refers(stated: set[str], kind: object) -> bool:
+    """The same by the names of the members that are not null and the value of ``type``."""
     if "id" not in stated:
         return False
-    raw = item.get("type") or b""
-    if not raw.startswith(b'"'):
+    if not isinstance(kind, str):
         # `type` may be left out of a reference and of a message; a message has both of these.
         return not stated >= {"role", "content"}
-    kind = json.loads(raw)
     if kind == "item_reference":
         return True
     carriers = _CARRIED_IN.get(kind)

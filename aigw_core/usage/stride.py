@@ -139,7 +139,7 @@ def stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chosen
 
 
 def _stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chosen: ChosenKeys) -> Stride | None:
-    crossing = _crossing(text, len(opened) - kept)
+    crossing = crossing_of(text, len(opened) - kept)
     if crossing is None:
         return None
     size, closed, opening, nested = crossing
@@ -165,7 +165,7 @@ def _stride(text: bytes, opened: bytes, kept: int, depth_left: int | None, chose
     return Stride(size, opened[: len(opened) - closed] + inner, bool(opening) and opening[-1] == size - 1)
 
 
-def _crossing(text: bytes, closed_max: int) -> tuple[int, int, list[int], int] | None:
+def crossing_of(text: bytes, closed_max: int) -> tuple[int, int, list[int], int] | None:
     """What a text closes and opens, up to its last comma or bracket outside of strings.
 
     (bytes up to there, containers closed, offsets of those opened and not closed, levels of whole containers at most)

@@ -104,3 +104,48 @@ def test_it_is_as_strict_as_the_root_scanner(text: bytes, at: int, junk: bytes, 
         assert scanner.failed == (not readable)
         if readable:
             assert found(scanner) == has_stored(decoded(text))
+
+
+_MEMBERS = [
+    *(
+        b'"id":1',
+        b'"id":null',
+        b'"ID":"x"',
+        b'"\\u0069d":"y"',
+        b'"id":1',
+        b'"Type":1',
+        b'"re\xc5\xbfult":1',
+        b'"type":"item_reference"',
+    ),
+    *(
+        b'"type":"message"',
+        b'"type":"reasoning"',
+        b'"type":2',
+        b'"role":"user"',
+        b'"content":[[[[{"id":1}]]]]',
+        b'"content":1',
+    ),
+    *(b'"a":1', b'"a":{"ID":1}', b'"result":null', b'"result":"]},{"'),
+]
+_spelt_items = st.lists(st.sampled_from(_MEMBERS), max_size=4).map(lambda members: b"{" + b",".join(members) + b"}")
+_elements = _spelt_items | st.sampled_from([b"1", b"[[[[[1]]]]]", b"{}", b'" ,{"', b" [ ] ", b'{"type":"message"}'])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    elements=st.lists(_elements, max_size=30),
+    harmless=st.integers(0, 40),
+    junk=st.sampled_from([b"", b"", b"]", b"}", b"x", b",", b'"', b"[" * 130]),
+    cuts=st.lists(st.integers(0, 2_000), max_size=4),
+)
+def test_items_are_judged_alike_one_by_one_and_many_at_once(
+    elements: list[bytes], harmless: int, junk: bytes, cuts: list[int]
+) -> None:
+    """Items whose members differ in case alone included: they matter beside an id, however the body is split."""
+    filler = [b'{"id":"x","type":"message","content":[[[[]]]]}'] * harmless
+    text = b'{"input":[%b],"model":"m"}' % (b",".join([*filler, *elements, *filler]) + junk)
+    outcomes = []
+    for pieces in (byte_by_byte(text), [text], split_at(text, cuts)):
+        scanner = scanned(pieces)
+        outcomes.append((scanner.failed, scanner.failed or found(scanner), scanner.failed or scanner.misspelt is None))
+    assert outcomes[1:] == outcomes[:1] * 2
