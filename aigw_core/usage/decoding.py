@@ -48,6 +48,14 @@ _REQUEST_CODINGS: Final = frozenset({b"gzip", b"x-gzip", b"zstd"})
 DECODED_MAX: Final = 1024 * 1024 * 1024
 """Decoded bytes of one body: beyond any answer, so that a slow bomb ends."""
 
+MEMBER_BYTES: Final = 1_024
+"""Decoded bytes that the end of a member or frame counts as in a step: to begin the next one costs as much."""
+MEMBERS_FREE: Final = 64
+"""Members or frames of a request before their size counts."""
+MEMBER_SIZE_MIN: Final = 128
+"""Encoded bytes of a member or frame of a request on the average, beyond MEMBERS_FREE: a frame of zstd has 9 at the
+least, and to begin one takes 9 µs. Clients send one, or some of megabytes."""
+
 ZSTD_WINDOW_LOG_MAX: Final = 23
 """8 MiB, the largest window that RFC 9659 allows in this content coding; it bounds the decoder's memory."""
 
@@ -69,7 +77,16 @@ class Decoder:
     Memory is bounded by the coding's window and PIECE_MAX, output by a ratio and `decoded_max`.
     """
 
-    __slots__ = ("_coding", "_decoded", "_decoded_max", "_encoded", "_ratio_free", "_ratio_max")
+    __slots__ = (
+        "_coding",
+        "_decoded",
+        "_decoded_max",
+        "_encoded",
+        "_member_size_min",
+        "_members",
+        "_ratio_free",
+        "_ratio_max",
+    )
 
     def __init__(
         self,
@@ -78,8 +95,11 @@ class Decoder:
         decoded_max: int = DECODED_MAX,
         ratio_max: int = RATIO_MAX,
         ratio_free: int = RATIO_FREE,
+        member_size_min: int = 0,
     ) -> None:
         self._coding = coding
+        self._members = 0
+        self._member_size_min = member_size_min
         self._encoded = 0
         self._decoded = 0
         self._decoded_max = decoded_max
@@ -88,6 +108,7 @@ class Decoder:
     def feed(self, data: bytes) -> Iterator[bytes]:
         """The decoded bytes of `data`, in pieces; exhaust the iterator before the next feed().
 
+        An empty piece says that a member or frame has ended, which counts as MEMBER_BYTES in a step.
         Raises DecodingError, after which no call is allowed.
         """
         if not data:
@@ -96,12 +117,19 @@ class Decoder:
         allowed = min(max(self._ratio_free, self._ratio_max * self._encoded), self._decoded_max)
         try:
             for piece in self._coding.decode(data):
+                if not piece:
+                    self._end_member()
                 self._decoded += len(piece)
                 if self._decoded > allowed:
                     raise DecodingError("decoded body outgrew its limit")
                 yield piece
         except (zlib.error, ZstdError, EOFError, _BrotliError) as error:
             raise DecodingError(str(error)) from error
+
+    def _end_member(self) -> None:
+        self._members += 1
+        if self._members > MEMBERS_FREE and self._members * self._member_size_min > self._encoded:
+            raise DecodingError("too many members")
 
     @property
     def complete(self) -> bool:
@@ -115,16 +143,24 @@ def open_decoder(
     decoded_max: int = DECODED_MAX,
     ratio_max: int = RATIO_MAX,
     ratio_free: int = RATIO_FREE,
+    member_size_min: int = 0,
 ) -> Decoder | None:
     """A decoder for a Content-Encoding value; None for a coding that is unknown, stacked or not installed.
 
-    ``ratio_max`` decoded bytes for each encoded one may come, once there are more than ``ratio_free`` of them. Call it
-    only for values that name a coding: see is_encoded().
+    ``ratio_max`` decoded bytes for each encoded one may come, once there are more than ``ratio_free`` of them, and a
+    member or frame for ``member_size_min`` encoded bytes, once there are more than MEMBERS_FREE. Call it only for values
+    that name a coding: see is_encoded().
     """
     factory = _CODINGS.get(content_encoding.strip().lower())
     if factory is None:
         return None
-    return Decoder(factory(), decoded_max=decoded_max, ratio_max=ratio_max, ratio_free=ratio_free)
+    return Decoder(
+        factory(),
+        decoded_max=decoded_max,
+        ratio_max=ratio_max,
+        ratio_free=ratio_free,
+        member_size_min=member_size_min,
+    )
 
 
 def open_request_decoder(content_encoding: bytes, *, decoded_max: int) -> SteppedDecoder | None:
@@ -132,7 +168,11 @@ def open_request_decoder(content_encoding: bytes, *, decoded_max: int) -> Steppe
     if content_encoding.strip().lower() not in _REQUEST_CODINGS:
         return None
     decoder = open_decoder(
-        content_encoding, decoded_max=decoded_max, ratio_max=REQUEST_RATIO_MAX, ratio_free=REQUEST_RATIO_FREE
+        content_encoding,
+        decoded_max=decoded_max,
+        ratio_max=REQUEST_RATIO_MAX,
+        ratio_free=REQUEST_RATIO_FREE,
+        member_size_min=MEMBER_SIZE_MIN,
     )
     return None if decoder is None else SteppedDecoder(decoder)
 
@@ -169,8 +209,9 @@ class SteppedDecoder:
         """Some decoded pieces. Raises DecodingError, after which no call is allowed."""
         left = STEP_BYTES
         for piece in self._pieces or ():
-            yield piece
-            left -= len(piece)
+            if piece:
+                yield piece
+            left -= len(piece) or MEMBER_BYTES
             if left <= 0:
                 return
         self._pieces = None
@@ -196,6 +237,8 @@ class _Gzip:
             yield from _inflate(self._inflater, data)
             self.eof = self._inflater.eof
             data = self._inflater.unused_data
+            if self.eof:
+                yield b""
 
 
 class _Deflate:
@@ -263,6 +306,8 @@ class _Zstd:
                     break
             self.eof = frame.eof
             data = frame.unused_data if frame.eof else b""
+            if self.eof:
+                yield b""
 
 
 class _Brotli:

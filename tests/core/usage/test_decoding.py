@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigw_core.usage.decoding import (
+    MEMBER_SIZE_MIN,
+    MEMBERS_FREE,
     PIECE_MAX,
     RATIO_FREE,
     RATIO_MAX,
@@ -215,3 +217,23 @@ def test_identity_is_no_coding(coding: bytes) -> None:
 @pytest.mark.skipif(brotli is None, reason="brotli is not installed")
 def test_brotli_is_known_where_it_is_installed() -> None:
     assert open_decoder(b"br") is not None
+
+
+def test_an_ended_member_counts_in_a_step() -> None:
+    for coding, member in (("gzip", gzip.compress(b"")), ("zstd", zstd.compress(b""))):
+        decoder = open_decoder(coding.encode())
+        assert decoder is not None
+        assert list(decoder.feed(member * 3)) == [b"", b"", b""]
+
+
+def test_a_request_has_no_endless_run_of_tiny_frames() -> None:
+    """To begin a frame takes 9 µs, and it can have nine bytes."""
+    frame, large = zstd.compress(b""), zstd.compress(bytes(range(256)))
+    decoder = open_decoder(b"zstd", member_size_min=MEMBER_SIZE_MIN)
+    assert decoder is not None
+    list(decoder.feed(frame * MEMBERS_FREE))
+    with pytest.raises(DecodingError):
+        list(decoder.feed(frame))
+    decoder = open_decoder(b"zstd", member_size_min=MEMBER_SIZE_MIN)
+    assert decoder is not None
+    assert b"".join(decoder.feed(large * 200)) == bytes(range(256)) * 200
