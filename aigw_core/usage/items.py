@@ -112,7 +112,7 @@ class InputItemScanner(RootScanner):
             return 0
         size = passed.size
         if _ID.quoted.search(text, 0, size) is not None:
-            items, _ = _scan_members(f"[0{text[:size].decode('latin-1')}]", 0)
+            items, _ = _scan_members(f"[0{text[:size].decode()}]", 0)
             assert isinstance(items, list)
             for item in items:
                 if type(item) is tuple:
@@ -122,14 +122,20 @@ class InputItemScanner(RootScanner):
     def _judge(self, item: tuple[tuple[str, object], ...]) -> None:
         members = dict(item)
         if "id" not in members:
-            if _ID.occurs_in(members):
+            if "id" in map(str.casefold, members):
                 self.misspelt = "id"
             return
-        stated = {name for name, value in members.items() if value is not None}
         if not _ITEM_KEYS.issuperset(members):
             for name in members.keys() - _ITEM_KEYS:
-                self.misspelt = _ITEM.name_of(name) or self.misspelt
-        if _refers(stated, members.get("type")) or (len(item) > len(members) and _repeats(item)):
+                # Of the names here it finds what the expressions find: the Kelvin sign and the long s count as letters.
+                folded = name.casefold()
+                if folded in _ITEM_KEYS:
+                    self.misspelt = folded
+        if members["id"] is not None:
+            stated = {name for name, value in members.items() if value is not None}
+            if _refers(stated, members.get("type")):
+                self._note(self._base)
+        if len(item) > len(members) and _repeats(item):
             self._note(self._base)
 
     def _choose(self, text: bytes, pos: int) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from aigw_core.usage.depth import without_escapes
+from aigw_core.usage.depth import skip_by_counting, without_escapes
 from aigw_core.usage.grammar import ChosenKeys
 from aigw_core.usage.jsontext import scan_with
 
@@ -199,7 +199,7 @@ def crossing_of(text: bytes, closed_max: int) -> tuple[int, int, list[int], int]
     size = length - end
     if closed > closed_max:
         # The container that is kept ends here: whoever reads its members sees to that.
-        size, closed = _offset_of_close(backward, at, closed - closed_max), closed_max
+        size, closed = skip_by_counting(plain, closed_max + 1)[0] - 1, closed_max
         opening.clear()
     return (size, closed, opening, nested) if size else None
 
@@ -219,13 +219,6 @@ def _net(plain: bytes, more: bytes, less: bytes) -> int:
     """How many more of some bytes than of others stand outside of strings."""
     bare = b"".join(plain.split(b'"')[::2])
     return len(bare) - len(bare.translate(None, more)) - (len(bare) - len(bare.translate(None, less)))
-
-
-def _offset_of_close(backward: bytes, at: int, number: int) -> int:
-    """The offset, in the text as it is read forward, of the n-th closing bracket whose partner is missing."""
-    for _ in range(number - 1):
-        at = _matched(_DEEP, backward, at + 1)
-    return len(backward) - 1 - at
 
 
 def _is_deeper(passed: bytes, closing: int, opening: int, depth_left: int) -> bool:
