@@ -148,8 +148,8 @@ def open_decoder(
     """A decoder for a Content-Encoding value; None for a coding that is unknown, stacked or not installed.
 
     ``ratio_max`` decoded bytes for each encoded one may come, once there are more than ``ratio_free`` of them, and a
-    member or frame for ``member_size_min`` encoded bytes, once there are more than MEMBERS_FREE. Call it only for values
-    that name a coding: see is_encoded().
+    member or frame for ``member_size_min`` encoded bytes, once there are more than MEMBERS_FREE. Call it only for
+    values that name a coding: see is_encoded().
     """
     factory = _CODINGS.get(content_encoding.strip().lower())
     if factory is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import pytest
 from hypothesis import given, settings
@@ -328,3 +329,11 @@ def test_one_look_at_all_fields_finds_what_a_look_at_each_would(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(credentials, "_all_but_keys", lambda *_: b"bai_v")
         assert credentials._misplaced(headers, b"/" + target, method) == found
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from([b"%", b"%%", b"%6", b"%61", b"2", b"f", b"g", b"%ff", b"x%0"]), max_size=12).map(b"".join)
+)
+def test_percent_codes_decode_as_in_the_standard_library(text: bytes) -> None:
+    assert credentials._decoded(text) == unquote_to_bytes(text)
