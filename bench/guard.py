@@ -2,7 +2,8 @@
 
 Counts bytecode instructions, calls and memory of one operation of each case of ``bench.core``, and compares them
 with what was accepted for this version of Python in ``bench/budgets.json``. Ends with 1 where one has grown by
-more than a tenth. ``--accept`` writes what was counted.
+more than a tenth. ``--accept`` writes what was counted. Counts also what the most expensive inputs of each parser
+take (``bench.worst_cases``); their limits are the same for every version.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 from bench.core import make_cases
 from bench.counting import MEASURES, Counts, count, is_small
+from bench.worst import judge as judge_worst
 
 TOLERANCE: Final = 0.1
 SLACK: Final = {"peak": 1_024}
@@ -134,7 +136,10 @@ def main(argv: list[str] | None = None) -> int:
         "--with", dest="others", action="append", default=[], metavar="PYTHON", help="--accept: this interpreter too"
     )
     parser.add_argument("--counts", action="store_true", help="only count, in this very process, and print JSON")
+    parser.add_argument("--worst", action="store_true", help="only the most expensive inputs, in this very process")
     arguments = parser.parse_args(argv)
+    if arguments.worst:
+        return _check_worst()
     if arguments.counts:
         print(json.dumps({VERSION: count_all()}))
         return 0
@@ -151,7 +156,16 @@ def main(argv: list[str] | None = None) -> int:
         return EXIT_NO_BUDGET
     verdict = judge(accepted, counted[VERSION])
     print(explain(verdict) or f"{len(accepted)} cases within their budgets, Python {VERSION}")
-    return EXIT_GROWN if verdict.failed else 0
+    return max(EXIT_GROWN if verdict.failed else 0, _check_worst())
+
+
+def _check_worst() -> int:
+    over = list(judge_worst())
+    if over:
+        print("An input made to be expensive costs too much (bench/worst_cases.py):")
+    for line in over:
+        print(f"  {line}")
+    return EXIT_GROWN if over else 0
 
 
 if __name__ == "__main__":
