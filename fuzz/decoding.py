@@ -130,7 +130,9 @@ def _decoded(coding: bytes, pieces: list[bytes], decoded_max: int) -> tuple[byte
     try:
         for piece in pieces:
             for part in decoder.feed(piece):
-                assert 0 < len(part) <= 2 * PIECE_MAX
+                # An empty one says that a member or frame has ended.
+                assert len(part) <= 2 * PIECE_MAX
+                assert part or coding in (b"gzip", b"zstd")
                 out += part
     except DecodingError:
         return None
