@@ -14,6 +14,7 @@ from aigw_core.denyset import DenyChange
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
 from aigw_core.stats import ExchangeLog
+from aigw_core.work import WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.denyset import DenyReason
@@ -150,12 +151,20 @@ class PlaneBase(Generic[D, U]):
             if isinstance(driver, self.driver_class):
                 driver.cut(reason)
 
-    def begin_turn(self) -> None:
-        """Once in each turn of the event loop while ``gateway.work.is_due``: who waits to read on does."""
-        for owner in self.gateway.work.turn():
+    def begin_turn(self, work: WorkShares) -> None:
+        """Lets the connections read on whose turn it is; called with ``rest_before(work)`` in between."""
+        for owner in work.turn():
             driver = getattr(owner, "context", None)
             if isinstance(driver, self.driver_class):
-                driver.resume()
+                try:
+                    driver.resume()
+                except Exception:  # noqa: BLE001  # our own bug: it is told, and keeps nobody else waiting
+                    _log.exception("a connection has failed as it read on")
+                    driver.abandon()
+
+    def rest_before(self, work: WorkShares) -> float:
+        """Seconds until the next turn; nobody rests for others who are not there."""
+        return work.rest_secs if self.gateway.active > work.waiting else 0.0
 
     def abandon(self) -> None:
         """Every connection pays what it owes to the ledger."""

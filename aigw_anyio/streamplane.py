@@ -21,6 +21,7 @@ from aigw_anyio.tls import TlsContexts
 from aigw_anyio.upstream import StreamConnector, StreamUpstream
 from aigw_core.gateway import Gateway
 from aigw_core.origin import Origin
+from aigw_core.work import WorkShares
 
 _log = logging.getLogger("aigw.exchange")
 
@@ -43,7 +44,7 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
         self._accepting = anyio.CancelScope()
         self._scope = anyio.CancelScope()
         self._ended = anyio.Event()
-        self._turn_is_due = anyio.Event()
+        self._turns = {work: anyio.Event() for work in (gateway.work, gateway.answer_work)}
 
     def now(self) -> float:
         return anyio.current_time()
@@ -62,7 +63,8 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
                 async with anyio.create_task_group() as tasks:
                     self._connector = StreamConnector(self._tls.upstream, tasks)
                     tasks.start_soon(self._sweep)
-                    tasks.start_soon(self._begin_turns)
+                    for work in self._turns:
+                        tasks.start_soon(self._begin_turns, work)
                     tasks.start_soon(self._accept, listeners, tasks)
                     task_status.started()
         finally:
@@ -125,18 +127,19 @@ class StreamDataPlane(PlaneBase[StreamDriver, StreamUpstream]):
             await anyio.sleep(SWEEP_SECS)
             self.sweep_pool()
 
-    async def _begin_turns(self) -> None:
+    async def _begin_turns(self, work: WorkShares) -> None:
         while True:
-            await self._turn_is_due.wait()
-            self._turn_is_due = anyio.Event()
-            # Everybody else gets a turn in between.
-            await anyio.sleep(0)
-            self.begin_turn()
-            if self.gateway.work.is_due:
-                self._turn_is_due.set()
+            await self._turns[work].wait()
+            self._turns[work] = anyio.Event()
+            while work.is_due:
+                # Everybody else gets a turn in between.
+                await anyio.sleep(self.rest_before(work))
+                self.begin_turn(work)
 
-    def begin_turn_soon(self) -> None:
-        self._turn_is_due.set()
+    def begin_turns_soon(self) -> None:
+        for work, is_due in self._turns.items():
+            if work.is_due:
+                is_due.set()
 
     # aigw_anyio.dataplane.DataPlane
 

@@ -56,7 +56,7 @@ class Surroundings(Protocol):
     def await_answer(self, fact_id: str, connection: StreamDriver) -> None: ...
     def forget_answer(self, fact_id: str) -> None: ...
     def lost(self, connection: StreamDriver, *, draining: bool) -> None: ...
-    def begin_turn_soon(self) -> None: ...
+    def begin_turns_soon(self) -> None: ...
     def log_failures(self) -> None: ...
 
 
@@ -185,8 +185,9 @@ class StreamDriver:
             self._sink.push()
         if self._shared.gateway.stats.failures:
             self._shared.log_failures()
-        if self._shared.gateway.work.is_due:
-            self._shared.begin_turn_soon()
+        gateway = self._shared.gateway
+        if gateway.work.is_due or gateway.answer_work.is_due:
+            self._shared.begin_turns_soon()
         if machine.done:
             self._finish()
             return

@@ -40,6 +40,7 @@ class Downstream(Reading):
     """The driver of one Connection. It decides nothing: see the contract in Connection's docstring."""
 
     __slots__ = (
+        "_answer_work",
         "_armed_at",
         "_carrying",
         "_connecting",
@@ -70,7 +71,7 @@ class Downstream(Reading):
         self._sink = plane.sink
         self._progress = plane.progress
         self._failures = plane.failures
-        self._work = plane.gateway.work
+        self._work, self._answer_work = plane.gateway.work, plane.gateway.answer_work
         self._loop_time = plane.loop_time
         self._now = 0.0
         """The time at which effects are carried out."""
@@ -253,9 +254,9 @@ class Downstream(Reading):
             self._arm()
         if machine.wants_downstream is not self._reading:
             self._toggle_reading()
-        if self._work.is_due:
+        if self._work.is_due or self._answer_work.is_due:
             self._regulate_upstream()
-            self._plane.begin_turn_soon()
+            self._plane.begin_turns_soon()
         if self._failures:
             self._plane.log_failures()
 

@@ -24,6 +24,7 @@ from aigw_asyncio.reading import ReadBuffer
 from aigw_asyncio.turn import Turn
 from aigw_asyncio.upstream import Upstream
 from aigw_core.gateway import Gateway
+from aigw_core.work import WorkShares
 
 
 class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
@@ -44,7 +45,7 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
         self._server: asyncio.Server | None = None
         self._sweep: asyncio.TimerHandle | None = None
         self.turn = Turn(self.loop, sink.push)
-        self._turn_is_due = False
+        self._turns_due: set[WorkShares] = set()
         self._outer_handler = self.loop.get_exception_handler()
 
     def now(self) -> float:
@@ -113,17 +114,17 @@ class AsyncioDataPlane(PlaneBase[Downstream, Upstream]):
     def _new_connection(self) -> Downstream:
         return Downstream(self, self.listener_pipe())
 
-    def begin_turn_soon(self) -> None:
-        """The next turn of the loop begins one of reading."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            self.loop.call_soon(self._begin_turn)
+    def begin_turns_soon(self) -> None:
+        """Somebody waits to read on, or used of a share."""
+        for work in (self.gateway.work, self.gateway.answer_work):
+            if work.is_due and work not in self._turns_due:
+                self._turns_due.add(work)
+                self.loop.call_later(self.rest_before(work), self._begin_turn, work)
 
-    def _begin_turn(self) -> None:
-        self._turn_is_due = False
-        self.begin_turn()
-        if self.gateway.work.is_due:
-            self.begin_turn_soon()
+    def _begin_turn(self, work: WorkShares) -> None:
+        self._turns_due.discard(work)
+        self.begin_turn(work)
+        self.begin_turns_soon()
 
     def await_answer(self, fact_id: str, connection: Downstream) -> None:
         super().await_answer(fact_id, connection)

@@ -31,6 +31,7 @@ from aigw_core.stats import BYO, MANAGED, ExchangeLog
 from aigw_core.strangers import FORBIDDEN_STATUS, REFUSED_STATUS, names_the_key
 from aigw_core.timers import CONNECT, NEVER, Timer, Timers
 from aigw_core.trace import trace_id_of
+from aigw_core.work import WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.gateway import Gateway
@@ -136,7 +137,8 @@ class ExchangeBase:
         """A body was taken that is read on in a later turn: call ``resume`` then."""
         if self.ended:
             return False
-        return self.outbound.is_waiting() or (self.inbound is not None and self.inbound.is_waiting())
+        request = self.inbound
+        return self.outbound.is_waiting() or (request is not None and request.is_waiting() and not request.stopped)
 
     @property
     def response_shapes(self) -> ResponseShapes | None:
@@ -191,14 +193,15 @@ class ExchangeBase:
         key = self._share
         return key is None or not self._is_paced or self.gateway.work.take(key, size)
 
-    def _wait(self) -> None:
+    def _wait(self, work: WorkShares) -> None:
         """Reading goes on with ``resume``, in a later turn."""
         if self._owner is not None:
-            self.gateway.work.wait(self._share, self._owner)
+            work.wait(self._share, self._owner)
 
     def _wait_no_more(self) -> None:
         if self._owner is not None:
             self.gateway.work.forget(self._owner)
+            self.gateway.answer_work.forget(self._owner)
 
     @property
     def _share(self) -> tuple[int, int | None] | None:

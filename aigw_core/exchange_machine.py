@@ -56,7 +56,7 @@ class ExchangeMachine(ExchangeRequests):
         while not response.is_waiting() and (data := response.next_held()) is not None:
             self.response_body(self.attempt, data, now)
         if response.is_waiting():
-            self._wait()
+            self._wait(self.gateway.answer_work)
         elif response.end_due is not None:
             reusable, by_close = response.end_due
             self.response_end(self.attempt, now, reusable=reusable, by_close=by_close)
@@ -212,7 +212,7 @@ class ExchangeMachine(ExchangeRequests):
             return
         if encoded and response.is_waiting():
             if self._is_paced:
-                self._wait()
+                self._wait(self.gateway.answer_work)
             else:
                 response.read_on()
         if self.state is _RESPONDING:

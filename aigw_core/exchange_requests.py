@@ -63,6 +63,8 @@ class ExchangeRequests(ExchangeBase):
             self._connect(now)
             self._after_admission(request, now)
             return False
+        if len(whole) >= CHARGED_MIN and not self._may_read(len(whole)):
+            whole = b""
         is_taken = request.judge_by(decision, self._policy, whole)
         self._record = open_record(self.id, gateway.clock.text(wall_ms), decision, gateway, now)
         self.state = EXCHANGE_TABLE[self.state][states.AUTHORIZE]
@@ -99,7 +101,7 @@ class ExchangeRequests(ExchangeBase):
         elif len(data) >= CHARGED_MIN and not self._may_read(len(data)):
             request.hold(data)
             request.waits = True
-            self._wait()
+            self._wait(self.gateway.work)
         else:
             self._pass_body(request, data, now)
 
@@ -140,7 +142,7 @@ class ExchangeRequests(ExchangeBase):
             self._fault(request, fault.rejection, now)
             return
         if request.is_waiting():
-            self._wait()
+            self._wait(self.gateway.work)
         elif piece:
             request.sent += len(piece)
             self.port.request_body(self.attempt, piece)
@@ -150,7 +152,7 @@ class ExchangeRequests(ExchangeBase):
         while request.held_size and not (request.is_waiting() or request.stopped):
             if self._record is not None and not (self._may_read(request.next_size) or is_due):
                 request.waits = True
-                self._wait()
+                self._wait(self.gateway.work)
                 return
             is_due = False
             self._pass_body(request, request.next_held(), now)
@@ -174,7 +176,7 @@ class ExchangeRequests(ExchangeBase):
             self._fault(request, fault.rejection, now)
             return
         if request.is_waiting():
-            self._wait()
+            self._wait(self.gateway.work)
             return
         if piece:
             request.sent += len(piece)

@@ -15,7 +15,7 @@ from aigw_core.policy import Policy
 from aigw_core.pool import UpstreamPool
 from aigw_core.stats import Stats
 from aigw_core.strangers import Strangers
-from aigw_core.work import WorkShares
+from aigw_core.work import ANSWERS_RESUMED_MAX, WorkShares
 
 if TYPE_CHECKING:
     from aigw_core.effects import Effect, ExchangeEffect
@@ -77,7 +77,9 @@ class Gateway:
         """What providers said of callers' own keys."""
         self.stats = Stats()
         self.work = WorkShares()
-        """Who reads on in which turn: a driver of many connections begins turns, see there."""
+        """Whose request is read on in which turn: a driver of many connections begins turns, see there."""
+        self.answer_work = WorkShares(ANSWERS_RESUMED_MAX, 0.0)
+        """The same for answers."""
         self.draining = False
         self.active = 0
         self.hash_key = hash_key if hash_key is not None else entropy[5:32]

@@ -11,9 +11,15 @@ from collections.abc import Hashable
 from typing import Final
 
 TURN_BYTES: Final = 65_536
-"""Decoded bytes that the inputs of one key may read in one turn: some 4 ms of the most awkward JSON."""
-RESUMED_MAX: Final = 4
-"""Connections that go on in one turn, each with one step of what it decodes."""
+"""Bytes that the inputs of one key may read in one turn."""
+REQUESTS_RESUMED_MAX: Final = 1
+"""Requests that go on in one turn, each with one step of what it decodes: some 0.6 ms of the most awkward JSON."""
+REQUESTS_REST_SECS: Final = 0.002
+"""What a driver waits between two turns of requests. A turn of the event loop is not enough: an exchange of somebody
+else takes ten of them, and would wait for a step in each."""
+ANSWERS_RESUMED_MAX: Final = 4
+"""Answers that go on in one turn. They have no rest: what providers write is not made to be awkward, and the caller
+waits for it."""
 KEYS_MAX: Final = 4_096
 """Keys charged in one turn: a driver that never begins another one does not make this grow."""
 CHARGED_MIN: Final = 4_096
@@ -23,9 +29,12 @@ CHARGED_MIN: Final = 4_096
 class WorkShares:
     """The work of one process. Owners are what a driver resumes: connections; each waits at most once."""
 
-    __slots__ = ("_used", "_waiting", "_where", "is_due", "resumed")
+    __slots__ = ("_resumed_max", "_used", "_waiting", "_where", "is_due", "rest_secs", "resumed")
 
-    def __init__(self) -> None:
+    def __init__(self, resumed_max: int = REQUESTS_RESUMED_MAX, rest_secs: float = REQUESTS_REST_SECS) -> None:
+        self._resumed_max = resumed_max
+        self.rest_secs = rest_secs
+        """What a driver of many connections waits before it begins a turn; 0: one turn of the event loop."""
         self.is_due = False
         """Somebody waits, or has used of this turn: the driver calls :meth:`turn` at the beginning of the next one."""
         self.resumed = 0
@@ -74,11 +83,11 @@ class WorkShares:
     def turn(self) -> list[object]:
         """Begins a turn: the owners whose ``resume`` is called now, one key after the other.
 
-        Call it while :attr:`is_due`, once a turn of the event loop.
+        Call it while :attr:`is_due`, with :attr:`rest_secs` in between.
         """
         self._used.clear()
         chosen: list[object] = []
-        while self._waiting and len(chosen) < RESUMED_MAX:
+        while self._waiting and len(chosen) < self._resumed_max:
             key, owners = next(iter(self._waiting.items()))
             owner = owners.popleft()
             del self._where[owner]

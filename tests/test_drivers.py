@@ -47,6 +47,7 @@ SHARED: Final = {
     "aigw_anyio.fdwrite": "where facts go",
     "aigw_anyio.settings": "configuration",
     "aigw_anyio.limits": "configuration",
+    "aigw_anyio.names": "configuration: names as errors may repeat them",
     "aigw_anyio.deny.bucket": "configuration: the names of entries",
     "aigw_anyio.nats.options": "configuration",
 }
@@ -54,7 +55,7 @@ SHARED: Final = {
 
 MACHINES: Final = frozenset({"Connection", "ConnectionFeeder", "Exchange", "ExchangeMachine", "Feeder"})
 EFFECTS: Final = frozenset(kind.__name__ for kind in (*get_args(Effect), *get_args(ExchangeEffect)))
-OF_A_DRIVER_TOO: Final = frozenset({"abandon", "cut", "drain"})
+OF_A_DRIVER_TOO: Final = frozenset({"abandon", "cut", "drain", "resume"})
 """Inputs of a machine that are also what a process asks of a driver, by the same name."""
 
 

@@ -76,8 +76,8 @@ def _traffic(sources: Sources) -> Iterator[Metric]:
     yield f.RATE_LIMIT.of(((limit,), rps) for limit, rps in zip(LIMITS, configured, strict=True))
     yield f.EXCHANGES.one(gateway.active)
     yield f.STREAMS.one(sources.streams())
-    yield f.READING.one(gateway.work.waiting)
-    yield f.READING_RESUMES.one(gateway.work.resumed)
+    yield f.READING.one(gateway.work.waiting + gateway.answer_work.waiting)
+    yield f.READING_RESUMES.one(gateway.work.resumed + gateway.answer_work.resumed)
     yield f.CONNECTIONS_ACCEPTED.one(stats.connections_total)
     yield f.CONNECTIONS.one(sources.connections())
     if sources.connections_max is not None:

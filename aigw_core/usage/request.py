@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from aigw_core.errors import Rejection
 from aigw_core.usage.decoding import DecodingError, SteppedDecoder, is_encoded, open_request_decoder
 from aigw_core.usage.items import INPUT, STORED_ITEM, InputItemScanner
 from aigw_core.usage.rules import (
@@ -67,13 +68,13 @@ class RequestBody:
         "_declared",
         "_decoder",
         "_encoded",
-        "_fault",
         "_gathered",
         "_held_from",
         "_is_too_large",
         "_options",
         "_outgoing",
         "_readable",
+        "_refused",
         "_root_end",
         "_rules",
         "_scanner",
@@ -113,7 +114,8 @@ class RequestBody:
         self._rules = rules
         self._declared = declared_length
         self._active = rules.active
-        self._fault: RequestFault | None = None
+        self._refused: Rejection | None = None
+        """Not the fault itself: its traceback would hold this body, and this body it."""
         self._seen = 0
         self._whole: WholeBody | None = None
         self._stream_stated = False
@@ -132,14 +134,16 @@ class RequestBody:
         self._readable = not self._encoded or self._decoder is not None
         """The body can be read, as far as is known."""
         if self._active:
-            self._fault = content_type_fault(content_type)
-            if self._fault is None and not self._readable:
-                self._fault = unreadable("A request body may be encoded with gzip or zstd here, alone.")
+            fault = content_type_fault(content_type)
+            if fault is None and not self._readable:
+                fault = unreadable("A request body may be encoded with gzip or zstd here, alone.")
+            if fault is not None:
+                self._refused = fault.rejection
         short = not chunked and (declared_length or 0) <= rules.collect_max
-        self.collecting = self._active and (short or self._fault is not None)
+        self.collecting = self._active and (short or self._refused is not None)
         """Nothing may be sent, not even the head, before end() has returned."""
         self._splices = rules.include_usage is _INJECT and not self._encoded
-        can_gather = gathers and self.collecting and self._fault is None and not self._encoded
+        can_gather = gathers and self.collecting and self._refused is None and not self._encoded
         self._gathered: bytearray | None = bytearray() if can_gather and declared_length else None
         self.forward_length = declared_length
         """The Content-Length to send; None: chunked. For a collected body it is exact once end() returned."""
@@ -160,8 +164,8 @@ class RequestBody:
 
     def feed(self, data: bytes) -> bytes:
         """Take the next piece; returns the bytes to relay now. Raises RequestFault."""
-        if self._fault is not None:
-            raise self._fault
+        if self._refused is not None:
+            raise RequestFault(self._refused)
         if not data:
             return b""
         before = self._seen
@@ -176,7 +180,7 @@ class RequestBody:
                 return b"" if self._active else piece
             return self._read(piece)
         except RequestFault as fault:
-            self._fault = fault
+            self._refuse(fault)
             raise
 
     def resume(self) -> bytes:
@@ -184,13 +188,13 @@ class RequestBody:
         try:
             return self._read_on()
         except RequestFault as fault:
-            self._fault = fault
+            self._refuse(fault)
             raise
 
     def end(self) -> bytes:
         """The body is complete; returns the rest to relay. Raises RequestFault."""
-        if self._fault is not None:
-            raise self._fault
+        if self._refused is not None:
+            raise RequestFault(self._refused)
         if not self._seen:
             self.judge_empty()
             return b""
@@ -209,6 +213,13 @@ class RequestBody:
     def judge_empty(self) -> None:
         """The request has no body. Raises RequestFault."""
         self._judge_model()
+
+    def _refuse(self, fault: RequestFault) -> None:
+        """Nothing more is read; what was kept for that is let go, a decoder's window of megabytes first."""
+        self._refused = fault.rejection
+        self._scanner = self._decoder = self._gathered = None
+        self._undecoded = b""
+        self._outgoing = Outgoing()
 
     # Reading.
 

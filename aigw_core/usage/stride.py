@@ -32,6 +32,8 @@ STRIDE_GROWTH: Final = 4
 """How many times the bytes that were passed last may be looked at next, so that text with many stops costs no more."""
 SLOW_MAX: Final = 8
 """Steps of few bytes before the next ones are passed over at once: ordinary text has fewer in a row."""
+FRUITLESS_REST: Final = 48
+"""Further such steps before the next attempt where one brought little: it costs as much as they do."""
 
 _PLAIN: Final = rb"[\x00-\x21\x23-\x5a\x5c\x5e-\x7a\x7c\x7e-\xff]*+"
 _TEXT: Final = _PLAIN + rb"(?:\"[\x00-\x21\x23-\xff]*+\"" + _PLAIN + rb")*+"
@@ -103,12 +105,14 @@ class Pace:
 
     def is_slow(self, taken: int, left: int) -> bool:
         """Note a step that took so many bytes; whether the next ``left`` bytes are better passed over."""
-        self._slow = self._slow + 1 if taken < STRIDE_MIN else 0
+        self._slow = self._slow + 1 if taken < STRIDE_MIN else min(self._slow, 0)
         return self._slow > SLOW_MAX and left >= STRIDE_MIN
 
     def passed(self, stride: Stride | None) -> None:
         """Note how much could be passed over."""
         size = 0 if stride is None else stride.size
+        if size < STRIDE_MIN:
+            self._slow = -FRUITLESS_REST
         self.window = min(STRIDE_MAX, STRIDE_GROWTH * max(size, STRIDE_MIN)) if size else STRIDE_MIN
 
 

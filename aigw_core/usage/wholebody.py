@@ -19,6 +19,7 @@ _JUDGED_NAMES: Final = STORED_NAMES | {INPUT}
 _INJECT: Final = IncludeUsage.INJECT
 _REQUIRE: Final = IncludeUsage.REQUIRE
 _ABSENT: Final = object()
+_ASKS: Final[object] = {"include_usage": True}
 
 
 def _refuse_constant(_: str) -> object:
@@ -109,10 +110,14 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
     if rules.refuse_stored_refs and not _JUDGED_NAMES.isdisjoint(root):
         return None
     options = root.get("stream_options", _ABSENT)
-    asks = isinstance(options, dict) and is_true(options.get("include_usage")) and len(options) == 1
-    if options is not _ABSENT and not asks:
+    if options is not _ABSENT and (options != _ASKS or next(iter(options.values())) is not True or _may_repeat(text)):
         return None
     return WholeBody(rules, data, root)
+
+
+def _may_repeat(text: str) -> bool:
+    """Whether an option about usage may stand there twice, of which the decoder keeps the last."""
+    return "\\u" in text or text.count("include_usage") > 1 or text.count("stream_options") > 1
 
 
 def usage_required() -> RequestFault:

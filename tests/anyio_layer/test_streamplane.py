@@ -23,6 +23,7 @@ from aigw_anyio.testing import LedgerSink
 from aigw_core.connection import Connection
 from aigw_core.testing import Ledger, Scenario
 from aigw_core.testing.commands import Script
+from aigw_core.work import WorkShares
 
 pytestmark = pytest.mark.anyio
 DEADLINE = 20.0
@@ -184,3 +185,33 @@ async def test_a_plane_that_never_started_closes() -> None:
     plane.cut()
     await plane.aclose()
     assert plane.connections == 0
+
+
+class Resumed:
+    """A connection that is resumed; ``fails``: by a bug."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.context = self
+        self.fails = fails
+        self.resumed = self.abandoned = False
+
+    def resume(self) -> None:
+        self.resumed = True
+        if self.fails:
+            raise RuntimeError("a bug")
+
+    def abandon(self) -> None:
+        self.abandoned = True
+
+
+def test_a_bug_in_one_connection_keeps_no_other_from_reading_on(caplog: pytest.LogCaptureFixture) -> None:
+    plane = object.__new__(StreamDataPlane)
+    plane.driver_class = Resumed  # type: ignore[assignment]  # all that is asked of a driver here
+    work = WorkShares(4, 0.0)
+    connections = [Resumed(fails=fails) for fails in (False, True, False)]
+    for number, connection in enumerate(connections):
+        work.wait(number, connection)
+    plane.begin_turn(work)
+    assert [connection.resumed for connection in connections] == [True, True, True]
+    assert [connection.abandoned for connection in connections] == [False, True, False]
+    assert "a connection has failed as it read on" in caplog.text

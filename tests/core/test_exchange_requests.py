@@ -78,7 +78,7 @@ class Paced:
 
     def turn(self) -> bool:
         """One turn of reading; False where nobody waited."""
-        owners = self.gateway.work.turn()
+        owners = self.gateway.work.turn() or self.gateway.answer_work.turn()
         for owner in owners:
             assert owner is self.machine
             self.run(self.machine.resume(0.0))
@@ -238,3 +238,25 @@ def test_an_answer_that_comes_before_the_request_is_read_ends_it() -> None:
     assert [effect.reusable for effect in released] == [False]
     assert not paced.turn()
     assert paced.up == before
+
+
+def test_bodies_that_come_whole_are_charged_to_their_key_and_wait_like_others() -> None:
+    """A hundred connections of one key that each send a body in one piece read no more in a turn than one would."""
+    gateway = make_gateway()
+    body = words(20_000)
+    waiting = 0
+    for _ in range(8):
+        paced = Paced(gateway)
+        paced.receive(request(body, target=b"/openai/v1/responses"))
+        waiting += paced.waiting()
+    assert waiting == 8 - (TURN_BYTES + len(body)) // len(body)
+
+
+def test_a_refused_request_is_not_read_on() -> None:
+    """A driver that resumes for as long as the machine wants it comes to an end."""
+    whole, _ = encoded_request(words(400_000))
+    paced = Paced()
+    paced.receive(whole[: len(whole) // 2])
+    assert paced.waiting()
+    paced.run(paced.machine.receive_upstream(paced.attempt, b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nno", 0.0))
+    assert not paced.waiting()

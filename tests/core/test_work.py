@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from aigw_core.work import CHARGED_MIN, KEYS_MAX, RESUMED_MAX, TURN_BYTES, WorkShares
+from aigw_core.work import ANSWERS_RESUMED_MAX, CHARGED_MIN, KEYS_MAX, TURN_BYTES, WorkShares
 
 
 def test_a_share_is_used_up_and_comes_back_with_the_turn() -> None:
@@ -31,7 +31,7 @@ def test_small_pieces_are_not_charged() -> None:
 
 
 def test_keys_take_turns_whatever_the_number_of_their_connections() -> None:
-    work = WorkShares()
+    work = WorkShares(ANSWERS_RESUMED_MAX)
     crowd = [f"a{n}" for n in range(1_000)]
     for owner in crowd:
         work.wait("a", owner)
@@ -67,7 +67,7 @@ class Fairness(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.work = WorkShares()
+        self.work = WorkShares(ANSWERS_RESUMED_MAX)
         self.waiting: dict[tuple[int, int], int] = {}
 
     @rule(key=st.integers(0, 4), number=st.integers(0, 9))
@@ -86,7 +86,7 @@ class Fairness(RuleBasedStateMachine):
     def turn(self) -> None:
         keys = {key for key, _ in self.waiting}
         owners = self.work.turn()
-        assert len(owners) == len(set(owners)) == min(RESUMED_MAX, len(self.waiting))
+        assert len(owners) == len(set(owners)) == min(ANSWERS_RESUMED_MAX, len(self.waiting))
         assert len({owner[0] for owner in owners if isinstance(owner, tuple)}) == min(len(keys), len(owners))
         for owner in owners:
             assert isinstance(owner, tuple)

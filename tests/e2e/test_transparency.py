@@ -268,7 +268,6 @@ MANAGED: Final = {
     "/openai/v1/embeddings": (b"Authorization", b"Bearer " + keys.pool_key("openai").encode()),
     "/anthropic/v1/messages": (b"x-api-key", keys.pool_key("anthropic").encode()),
     "/deepseek/anthropic/v1/messages": (b"x-api-key", keys.pool_key("deepseek").encode()),
-    "/groq/openai/v1/chat/completions": (b"Authorization", b"Bearer " + keys.pool_key("groq").encode()),
 }
 """Endpoints on which no body rule is in force, so that any bytes may be sent, and what each provider is shown."""
 

@@ -199,7 +199,7 @@ class Line:
             self._finish()
         elif self.machine.wake_at < self._armed:
             self._arm()
-        self.world.begin_turn_soon()
+        self.world.begin_turns_soon()
 
     def _one(self, cause: str, method: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.world.steps += 1

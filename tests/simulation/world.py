@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from random import Random
 from typing import Final
@@ -13,6 +14,7 @@ from aigw_core.connection import Connection
 from aigw_core.denyset import DenyChange, DenyReason, DenyScope, parse_reason
 from aigw_core.gateway import Gateway
 from aigw_core.limiter import Limiter
+from aigw_core.work import WorkShares
 from tests.simulation.exchange import Exchange
 from tests.simulation.faults import Fault, Violation, require
 from tests.simulation.judge import Denied, Judge
@@ -149,7 +151,7 @@ class World:
         self._feed_is_up = True
         self._reloads = 0
         self._opened = 0
-        self._turn_is_due = False
+        self._turns_due: set[WorkShares] = set()
         self._progress = (0, 0)
         self._moved_at = self.now
 
@@ -194,22 +196,23 @@ class World:
             line._arm()
             line.begin()
 
-    def begin_turn_soon(self) -> None:
+    def begin_turns_soon(self) -> None:
         """As a driver does after each input."""
-        if self.gateway.work.is_due and not self._turn_is_due:
-            self._turn_is_due = True
-            self.at(self.rng.random() * 0.002, self._begin_turn)
+        for work in (self.gateway.work, self.gateway.answer_work):
+            if work.is_due and work not in self._turns_due:
+                self._turns_due.add(work)
+                self.at(self.rng.random() * 0.002, partial(self._begin_turn, work))
 
-    def _begin_turn(self) -> None:
-        self._turn_is_due = False
-        for machine in self.gateway.work.turn():
+    def _begin_turn(self, work: WorkShares) -> None:
+        self._turns_due.discard(work)
+        for machine in work.turn():
             assert isinstance(machine, Connection)
             require(machine.wants_resume, "somebody waits for a turn without need")
             line = machine.context
             assert isinstance(line, Line)
             self.tally[Fault.READS_IN_TURNS] += 1
             line.feed("resume", machine.resume)
-        self.begin_turn_soon()
+        self.begin_turns_soon()
 
     def line_done(self, line: Line) -> None:
         self._lines.discard(line)

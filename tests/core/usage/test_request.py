@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import os
@@ -995,3 +996,39 @@ def test_a_long_member_is_scanned_in_few_pieces(monkeypatch: pytest.MonkeyPatch)
     Sent(replace(INJECT, collect_max=0), text)
     assert sum(fed) == len(text)
     assert len(fed) <= 7
+
+
+@pytest.mark.parametrize("encoded", [False, True])
+def test_a_refused_body_is_freed_at_once(encoded: bool) -> None:
+    """No cycle keeps it, whose decoder may hold megabytes until the collector runs."""
+    data = b'{"model":"m","input":"x","background":true}'
+    body = RequestBody(
+        BodyRules(None, refuse_background=True, refuse_stored_refs=False, on_model=None, max_bytes=MIB),
+        declared_length=None,
+        chunked=True,
+        content_type=b"application/json",
+        content_encoding=b"gzip" if encoded else b"",
+    )
+    gc.disable()
+    try:
+        with pytest.raises(RequestFault):
+            body.feed(gzip.compress(data) if encoded else data)
+        with pytest.raises(RequestFault, match="background"):
+            body.end()
+        number = id(body)
+        del body
+        assert not any(isinstance(kept, RequestBody) and id(kept) == number for kept in gc.get_objects())
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("name", ["\\u00c5\\u00bftream", "\\u00e5\\u00bftream", "bac\\u00e2\\u0084\\u00aaground"])
+def test_what_only_looks_like_another_spelling_is_an_ordinary_member(name: str) -> None:
+    """Escapes that spell the bytes of a long s or a Kelvin sign, between members that are passed in bulk."""
+    filler = ",".join(['"b":[[[1]]]'] * 60)
+    data = f'{{"model":"m",{filler},"{name}":1,{filler}}}'.encode()
+    rules = BodyRules(None, refuse_background=True, refuse_stored_refs=False, on_model=None, max_bytes=MIB)
+    for pieces in (data, [data[i : i + 100] for i in range(0, len(data), 100)]):
+        sent = Sent(rules, pieces, chunked=True)
+        assert sent.fault is None
+        assert sent.out == data

@@ -82,3 +82,21 @@ def test_little_is_kept() -> None:
     for _ in range(100):
         size.feed(b'{"source":{' + b" " * 1_000)
         assert len(size._tail) <= TAIL
+
+
+@pytest.mark.parametrize(
+    "opening",
+    [
+        '{"content":"data:;base64, ',
+        '{"content":[{"type":"document","source":{"type":"text","media_type":"text/plain","data":"',
+    ],
+)
+def test_text_that_begins_like_media_is_text(opening: str) -> None:
+    """Media are base64; a document of plain text is billed as text, and so is a prompt dressed as a data URI."""
+    prompt = "all of this is read " * 1_000
+    body = (opening + prompt + '"}').encode()
+    assert text_size(body) >= len(prompt) - 8
+    size = TextSize()
+    for piece in byte_by_byte(body):
+        size.feed(piece)
+    assert size.text == text_size(body)
