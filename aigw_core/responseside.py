@@ -208,7 +208,7 @@ class ResponseSide:
         return self._held.pop(0) if self._held else None
 
     def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
-        """As feed() of the whole body and finish(), after begin() was told that it comes. Raises Withheld."""
+        """Returns what feed() of the whole body and finish() would, after begin(whole=True). Raises Withheld."""
         mask = self._mask
         if mask is not None:
             if mask.probe(data) is not None or _PERCENT in data or _BACKSLASH in data:

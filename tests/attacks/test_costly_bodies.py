@@ -70,7 +70,7 @@ def test_a_bomb_ends_early(gateway: Gateway, provider: Provider, wire: str) -> N
     answer = ask_encoded(gateway, provider, wire, body)
     fact = gateway.fact(answer[1])
     if wire == WIRES[0]:
-        assert answer[0] == 400, "under a rule nobody passes who is not read"
+        assert answer[0] == 400, "where a rule is in force, a body that cannot be read is refused"
         assert fact["outcome"] == "refused"
     else:
         assert answer[0] == 200

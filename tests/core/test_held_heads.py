@@ -19,7 +19,7 @@ WHOLE = [HEAD % VIRTUAL_KEY, HEAD % BYO_KEY, b"POST" + (HEAD % b"x")[3:-2] + b"C
 
 
 def held(connections: list[Connection]) -> int:
-    """What is there, counted anew."""
+    """Counts again what is there."""
     return sum(len(one._buffer) for one in connections if one.state is states.HEAD)
 
 
