@@ -158,7 +158,7 @@ class PlaneBase(Generic[D, U]):
             if isinstance(driver, self.driver_class):
                 try:
                     driver.resume()
-                except Exception:  # noqa: BLE001  # our own bug: it is told, and keeps nobody else waiting
+                except Exception:  # noqa: BLE001  # our own bug: it is logged, and the others read on
                     _log.exception("a connection has failed as it read on")
                     driver.abandon()
 

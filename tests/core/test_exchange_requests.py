@@ -258,5 +258,5 @@ def test_a_refused_request_is_not_read_on() -> None:
     paced = Paced()
     paced.receive(whole[: len(whole) // 2])
     assert paced.waiting()
-    paced.run(paced.machine.receive_upstream(paced.attempt, b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\nno", 0.0))
+    paced.run(paced.machine.receive_upstream(paced.attempt, b"HTTP/1.1 400 Bad\r\nContent-Length: 5\r\n\r\nno", 0.0))
     assert not paced.waiting()
