@@ -270,7 +270,7 @@ class ExchangeBase:
         assert request is not None
         reached = self.state > states.ADMITTED
         if response.meter is not None and outcome is not COMPLETE:
-            response.meter.finish(False)
+            response.abandon()
         if self._leg is not leg.RELEASED:
             self._release(reusable=False)
         self._move(states.CONCLUDE)
@@ -328,7 +328,7 @@ class ExchangeBase:
         if request is not None and (request.held_size or request.waits):
             request.drop_held()
             self._wait_no_more()
-        elif self.outbound.is_encoded:
+        elif self.outbound.encoded is not None:
             self._wait_no_more()
 
     def _answer(self, rejection: Rejection) -> None:

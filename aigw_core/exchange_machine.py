@@ -8,7 +8,7 @@ from aigw_core import leg, states, timers
 from aigw_core.auth import denied_rejection
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import ConnectFailure, ReleaseUpstream
-from aigw_core.encodedanswer import Withheld
+from aigw_core.encodedanswer import EncodedAnswer, Withheld
 from aigw_core.errors import Reason, Rejection
 from aigw_core.exchange_base import CONNECT_RETRIES_MAX
 from aigw_core.exchange_requests import ExchangeRequests
@@ -16,13 +16,9 @@ from aigw_core.facts import COMPLETE, Outcome
 from aigw_core.forwarding import informational_head
 from aigw_core.messages import ResponseHead
 from aigw_core.policy import OnClientAbort
-from aigw_core.responseside import INFORMATIONAL_MAX, mask_of
+from aigw_core.responseside import INFORMATIONAL_MAX, ResponseSide, mask_of
 from aigw_core.states import EXCHANGE_TABLE
 from aigw_core.timers import NEVER, Timer
-
-ENCODED_WHOLE_MAX: Final = 4_096
-"""Bytes of an encoded answer that is read in one go, where it is there whole: it can be replaced as long as its head is
-not out."""
 
 # For what an event of a stream runs through: one look-up each instead of two.
 _BUSY: Final = leg.BUSY
@@ -50,15 +46,12 @@ class ExchangeMachine(ExchangeRequests):
             self._resume_request(request, now)
 
     def _resume_response(self, now: float) -> None:
-        response = self.outbound
-        if response.meter is not None:
-            response.meter.resume()
-        while not response.is_waiting() and (data := response.next_held()) is not None:
-            self.response_body(self.attempt, data, now)
-        if response.is_waiting():
-            self._wait(self.gateway.answer_work)
-        elif response.end_due is not None:
-            reusable, by_close = response.end_due
+        encoded = self.outbound.encoded
+        if encoded is None:
+            return
+        self._read_encoded(encoded, now)
+        if not encoded.is_unread and encoded.end_due is not None:
+            reusable, by_close = encoded.end_due
             self.response_end(self.attempt, now, reusable=reusable, by_close=by_close)
 
     # Upstream
@@ -89,9 +82,10 @@ class ExchangeMachine(ExchangeRequests):
         """The connection ended before the response did; ``answered`` if a byte of a head had arrived."""
         if attempt != self.attempt or self._leg in (leg.NONE, leg.RELEASED):
             return
-        if self.outbound.end_due is not None:
+        encoded = self.outbound.encoded
+        if encoded is not None and encoded.end_due is not None:
             # All of the answer is here, and is still being read.
-            self.outbound.end_due = (False, self.outbound.end_due[1])
+            encoded.end_due = (False, encoded.end_due[1])
             return
         before_start = self._leg is not leg.BUSY
         self.port.release_upstream(ReleaseUpstream(self.attempt, False))
@@ -143,16 +137,16 @@ class ExchangeMachine(ExchangeRequests):
             and request.done
             and not request.waits
             and authorized is not None
-            and (len(body) <= ENCODED_WHOLE_MAX or not _is_encoded(head))
         ):
             # The usual answer: nothing of it is waited for, so no timer is set.
             response = self.outbound
             out = response.begin(head, authorized, request.body, self.id, whole=True)
-            try:
-                relayed = response.whole(body, authorized, request.body, now)
-            except Withheld as why:
-                self._withhold(why, now)
+            if response.encoded is not None:
+                self.timers.at[timers.READ] = NEVER
+                self.response_body(attempt, body, now)
+                self.response_end(attempt, now, reusable=reusable)
                 return
+            relayed = response.whole(body, authorized, request.body, now)
             self.state = EXCHANGE_TABLE[self.state][states.RESPOND]
             response.status = head.status
             response.begun = True
@@ -201,28 +195,40 @@ class ExchangeMachine(ExchangeRequests):
         if idle_at < running.wake_at:
             running.wake_at = idle_at
         response = self.outbound
-        encoded = response.is_encoded
-        if encoded and response.is_waiting():
-            response.hold(data)
+        if response.encoded is not None:
+            is_reading = response.encoded.is_unread
+            response.take(response.encoded, data, now)
+            if not is_reading:
+                self._read_encoded(response.encoded, now)
             return
-        try:
-            data = response.feed(data, now)
-        except Withheld as why:
-            self._withhold(why, now)
-            return
-        if encoded and response.is_waiting():
-            if self._is_paced:
-                self._wait(self.gateway.answer_work)
-            else:
-                response.read_on()
+        data = response.feed(data, now)
         if self.state is _RESPONDING:
             if data:
                 self.port.response_body(data)
         elif self.state is states.DRAINING:
-            if self.outbound.drained > self._policy.usage_drain_max_bytes:
-                self._conclude(Outcome.CLIENT_ABORT, now)
-        elif data and (head := self.outbound.take_held_head()) is not None:
-            self._begin_answer(head)
+            self._drained(response, now)
+
+    def _drained(self, response: ResponseSide, now: float) -> None:
+        if response.drained > self._policy.usage_drain_max_bytes:
+            self._conclude(Outcome.CLIENT_ABORT, now)
+
+    def _read_encoded(self, encoded: EncodedAnswer, now: float) -> None:
+        """One step, or all that was taken where the driver calls no ``resume``."""
+        response = self.outbound
+        try:
+            data = response.step(encoded)
+            while encoded.is_unread and not self._is_paced:
+                data += response.step(encoded)
+        except Withheld as why:
+            self._withhold(why, now)
+            return
+        if encoded.is_unread:
+            self._wait(self.gateway.answer_work)
+        if self.state is states.DRAINING:
+            self._drained(response, now)
+        elif data:
+            if (head := encoded.take_head()) is not None:
+                self._begin_answer(head)
             self.port.response_body(data)
 
     def response_end(self, attempt: int, now: float, *, reusable: bool, by_close: bool = False) -> None:
@@ -232,8 +238,8 @@ class ExchangeMachine(ExchangeRequests):
         if stale or request is None:
             return
         if response.is_waiting():
-            # An encoded answer comes with its length or in chunks, or ends without having been read to its end.
-            response.end_due = (reusable, by_close)
+            if response.encoded is not None:
+                response.encoded.end_due = (reusable, by_close)
             return
         try:
             rest = response.finish()
@@ -338,8 +344,3 @@ class ExchangeMachine(ExchangeRequests):
             self._conclude(Outcome.CLIENT_ABORT, now)
         elif self.state not in (states.NEW, states.ENDED):
             self._conclude(Outcome.GATEWAY_CUT, now)
-
-
-def _is_encoded(head: ResponseHead) -> bool:
-    look = head.look
-    return bool(b"content-encoding" in head.headers.first if look is None else look[0].content_encoding)

@@ -33,14 +33,12 @@ class ResponseSide:
     """Bytes of one response on their way to the caller: the pool key is masked, and the Meter sees what is left."""
 
     __slots__ = (
-        "_held",
         "_mask",
         "_masked",
         "begun",
-        "end_due",
+        "encoded",
         "first",
         "informational",
-        "is_encoded",
         "left_at",
         "meter",
         "relayed",
@@ -68,15 +66,11 @@ class ResponseSide:
         self.meter: Meter | None = None
         self.result: MeterResult | None = None
         """What was read of an answer that needed no Meter."""
-        self.is_encoded = False
-        """The answer is decoded for its Meter, which may take longer than to relay it."""
-        self.end_due: tuple[bool, bool] | None = None
-        """The answer is over but not read to its end: (its connection is reusable, only its close ended the answer)."""
-        self._held: list[bytes]
-        """There once the answer is decoded."""
+        self.encoded: EncodedAnswer | None = None
+        """Reads the body of an answer in a content coding: take() and step() do what feed() does otherwise."""
         self._mask: KeyMask | None = None
         """Over a body that comes whole."""
-        self._masked: MaskedBody | EncodedAnswer | None = None
+        self._masked: MaskedBody | None = None
 
     def begin(
         self,
@@ -89,7 +83,7 @@ class ResponseSide:
     ) -> ResponseHead:
         """The provider's final head as the caller gets it; starts metering and masking for managed callers.
 
-        ``whole``: the body goes to whole(), nothing of it to feed().
+        ``whole``: the body is there, and goes to whole() unless it is ``encoded``; nothing of it goes to feed().
         """
         self.upstream_status = head.status
         mask = None if authorized.caller is None else authorized.provider.mask
@@ -110,7 +104,9 @@ class ResponseSide:
         if mask is None:
             return out
         if encoding and is_encoded(encoding):
-            self._masked = EncodedAnswer(mask, encoding, error_head=out if head.status >= 400 else None)
+            is_error = head.status >= 400
+            held_head = out if is_error or whole else None
+            self.encoded = EncodedAnswer(mask, encoding, self.meter, is_error=is_error, held_head=held_head)
         elif whole and mask.sign != NO_SIGN:
             self._mask = mask
         else:
@@ -136,9 +132,7 @@ class ResponseSide:
         is_usual = whole and 200 <= head.status < 300 and label.startswith(JSON_LABEL) and not (strip or encoding)
         if not is_usual:
             meter = self._new_meter(authorized, body, strip=strip)
-            meter.response_head(head.status, label, encoding)
-            if meter.is_encoded:
-                self.is_encoded, self._held = True, []
+            meter.response_head(head.status, label, encoding, decodes=False)
         return framing if isinstance(framing, Length) and not strip else CHUNKED
 
     def _new_meter(self, authorized: Authorized, body: ManagedBody, *, strip: bool) -> Meter:
@@ -147,15 +141,13 @@ class ResponseSide:
         return meter
 
     def take_held_head(self) -> ResponseHead | None:
-        """The head of an error that was held so that one of ours could replace it; it is held no longer."""
-        masked = self._masked
-        return masked.take_head() if isinstance(masked, EncodedAnswer) else None
+        """The head that was held so that one of ours could replace it; it is held no longer."""
+        return None if self.encoded is None else self.encoded.take_head()
 
     @property
     def holds_head(self) -> bool:
         """Whether the head is to wait until take_held_head() is called."""
-        masked = self._masked
-        return isinstance(masked, EncodedAnswer) and masked.holds_head
+        return self.encoded is not None and self.encoded.holds_head
 
     @property
     def drained(self) -> int:
@@ -163,11 +155,9 @@ class ResponseSide:
         return 0 if self.left_at is None else self.relayed - self.left_at
 
     def feed(self, data: bytes, now: float) -> bytes:
-        """What may be relayed now of at least one byte. Raises Withheld."""
+        """What may be relayed now of at least one byte of a body that is not ``encoded``."""
         if self.ttft_at is None:
-            self.ttft_at = now
-            if self.upstream_status == FORBIDDEN_STATUS:
-                self.first = data[:JUDGED_SIZE]
+            self._begin_body(data, now)
         masked = self._masked
         # What MaskedBody.sign says of a piece that passes as it is: nearly every event of a stream.
         if masked is not None and (
@@ -181,34 +171,33 @@ class ResponseSide:
             if len(data) <= METER_FEED_MAX:
                 data = meter.feed(data)
             else:
-                data = b"".join(
-                    [self._metered(meter, data[i : i + METER_FEED_MAX]) for i in range(0, len(data), METER_FEED_MAX)]
-                )
+                data = b"".join([meter.feed(data[i : i + METER_FEED_MAX]) for i in range(0, len(data), METER_FEED_MAX)])
         self.relayed += len(data)
         return data
 
-    def _metered(self, meter: Meter, data: bytes) -> bytes:
-        self.read_on()
-        return meter.feed(data)
+    def _begin_body(self, data: bytes, now: float) -> None:
+        self.ttft_at = now
+        if self.upstream_status == FORBIDDEN_STATUS:
+            self.first = data[:JUDGED_SIZE]
+
+    def take(self, encoded: EncodedAnswer, data: bytes, now: float) -> None:
+        """As feed(), for a body that is ``encoded``: step() reads it."""
+        if self.ttft_at is None:
+            self._begin_body(data, now)
+        encoded.take(data)
+
+    def step(self, encoded: EncodedAnswer) -> bytes:
+        """What may be relayed after one more step of reading. Raises Withheld."""
+        data = encoded.step()
+        self.relayed += len(data)
+        return data
 
     def is_waiting(self) -> bool:
-        """What was taken is read on in a later turn; until then more of it is held."""
-        return self.is_encoded and self.meter is not None and self.meter.is_unread
-
-    def read_on(self) -> None:
-        """Read all that was taken."""
-        while self.is_waiting() and self.meter is not None:
-            self.meter.resume()
-
-    def hold(self, data: bytes) -> None:
-        self._held.append(data)
-
-    def next_held(self) -> bytes | None:
-        """The piece that was held first."""
-        return self._held.pop(0) if self._held else None
+        """What was taken is read on in a later turn."""
+        return self.encoded is not None and self.encoded.is_unread
 
     def whole(self, data: bytes, authorized: Authorized, body: ManagedBody | None, now: float) -> bytes:
-        """Returns what feed() of the whole body and finish() would, after begin(whole=True). Raises Withheld."""
+        """Returns what feed() of the whole body and finish() would, after begin(whole=True), unless ``encoded``."""
         mask = self._mask
         if mask is not None:
             if mask.probe(data) is not None or _PERCENT in data or _BACKSLASH in data:
@@ -224,7 +213,6 @@ class ResponseSide:
                 return data
             self._new_meter(authorized, body, strip=False).response_head(200, JSON_LABEL, b"")
         relayed = self.feed(data, now) if data else data
-        self.read_on()
         return relayed + self.finish()
 
     def finish(self) -> bytes:
@@ -233,12 +221,20 @@ class ResponseSide:
         if self._masked is not None:
             rest = self._masked.finish()
             if rest and meter is not None:
-                rest = self._metered(meter, rest)
-                self.read_on()
+                rest = meter.feed(rest)
+        elif self.encoded is not None:
+            rest = self.encoded.finish()
         if meter is not None:
             rest += meter.finish(True)
         self.relayed += len(rest)
         return rest
+
+    def abandon(self) -> None:
+        """No more of the answer comes, or none of it is wanted."""
+        if self.encoded is not None:
+            self.encoded.abandon()
+        if self.meter is not None:
+            self.meter.finish(False)
 
     @property
     def cut_short(self) -> bool:

@@ -50,18 +50,41 @@ def alphabet_of(key: bytes) -> bytes:
     return bytes(sorted({*key, *b"".join(base64_of(key)), *rb"0123456789abcdefABCDEF+-/_%\u"}))
 
 
-def escape_marks(key: bytes) -> tuple[bytes, bytes]:
-    r"""Expressions for the beginning of an escaped byte of the key: one for JSON, one for percent-encoding.
+def escape_marks(text: bytes) -> tuple[bytes, bytes]:
+    r"""Expressions for the beginning of an escaped byte of the text: one for JSON, one for percent-encoding.
 
     Each begins with the one byte that all such escapes begin with, which is what a search is quick for.
     """
-    short = b"".join(re.escape(bytes([byte])) for byte in _SHORT_ESCAPES if byte in key)
-    in_json = [b"u00(?:%b)" % _any_number({byte for byte in key if byte < 0x80})] + [b"[%b]" % short] * bool(short)
-    return rb"\\(?=%b)" % b"|".join(in_json), b"%%(?=%b)" % _any_number(set(key))
+    short = b"".join(re.escape(bytes([byte])) for byte in _SHORT_ESCAPES if byte in text)
+    in_json = [b"u00(?:%b)" % _any_number({byte for byte in text if byte < 0x80})] + [b"[%b]" % short] * bool(short)
+    return rb"\\(?=%b)" % b"|".join(in_json), b"%%(?=%b)" % _any_number(set(text))
 
 
 def _any_number(values: set[int]) -> bytes:
-    return b"|".join(b"".join(_digits(byte)) for byte in sorted(values)) or rb"\Z."
+    """Grouped by the first digit, so that a number that is none of them is soon told."""
+    groups: dict[int, bytes] = {}
+    for value in sorted(values):
+        first, second = value >> 4, f"{value & 15:x}"
+        groups[first] = groups.get(first, b"") + "".join(sorted({second, second.upper()})).encode()
+    return b"|".join(_digit(f"{first:x}") + b"[%b]" % seconds for first, seconds in groups.items()) or rb"\Z."
+
+
+def escapes_of(text: bytes) -> list[tuple[bytes, bytes]]:
+    """Every way to escape a byte of the text in JSON or in percent-encoding, and the byte."""
+    escapes: list[tuple[bytes, bytes]] = []
+    for value in sorted(set(text)):
+        byte = bytes([value])
+        digits = f"{value:02x}"
+        numbers = {
+            (first + second).encode()
+            for first in {digits[0], digits[0].upper()}
+            for second in {digits[1], digits[1].upper()}
+        }
+        starts = [b"%"] + [b"\\u00"] * (value < 0x80)
+        escapes += [(start + number, byte) for start in starts for number in sorted(numbers)]
+        if value in _SHORT_ESCAPES:
+            escapes.append((b"\\" + byte, byte))
+    return escapes
 
 
 def expression_of(key: bytes) -> bytes:

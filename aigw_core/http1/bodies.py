@@ -92,19 +92,22 @@ _SIZE, _DATA, _DATA_END, _TRAILERS = range(4)
 class ChunkedReader:
     """The chunked coding (RFC 9112 §7.1), CRLF only, extensions and trailers checked and dropped."""
 
-    __slots__ = ("_extensions", "_part", "_partial", "_remaining")
+    __slots__ = ("_at_chunk", "_extensions", "_part", "_partial", "_remaining")
 
     def __init__(self) -> None:
+        self._at_chunk = True
+        """The next byte begins a chunk, and nothing is left of those before."""
         self._part = _SIZE
         self._remaining = 0
         self._partial = b""
         self._extensions = 0
 
     def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
-        if self._part == _SIZE and not self._partial:
+        if self._at_chunk:
             # One whole chunk, as most reads of a stream are: a tenth fewer bytecode instructions an event.
             eol = data.find(b"\r\n", 0, _USUAL_LINE_MAX)
-            size = _usual_sizes.get(data[:eol]) if eol > 0 else None
+            # Where no line ends, what is looked up has digits alone, so that the read cannot end with CRLF either.
+            size = _usual_sizes.get(data[:eol])
             if size is not None and eol + size + 4 == len(data) and data.endswith(b"\r\n"):
                 return data[eol + 2 : -2], None
         pieces: list[bytes] = []
@@ -169,6 +172,7 @@ class ChunkedReader:
                     break
                 return rest
         self._part = part
+        self._at_chunk = part == _SIZE and not self._partial
         return None
 
     def _size(self, line: bytes) -> int:

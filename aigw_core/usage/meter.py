@@ -125,8 +125,11 @@ class Meter:
         self._clean = False
         self._flags: set[str] = set()
 
-    def response_head(self, status: int, content_type: bytes, content_encoding: bytes) -> None:
-        """The final response head: its status and the values of two fields, empty where absent."""
+    def response_head(self, status: int, content_type: bytes, content_encoding: bytes, *, decodes: bool = True) -> None:
+        """The final response head: its status and the values of two fields, empty where absent.
+
+        Without ``decodes`` somebody else decodes an encoded body: decoded() takes its pieces, and feed() is not called.
+        """
         self._status = status
         if self.wire is _OPAQUE:
             return
@@ -136,17 +139,13 @@ class Meter:
         if content_encoding and is_encoded(content_encoding):
             self._flags.add("response_encoded")
             self._strip = None
-            decoder = open_decoder(content_encoding)
-            if decoder is None:
-                self._undecoded = True
-                return
-            self._decoder = SteppedDecoder(decoder)
+            if decodes:
+                decoder = open_decoder(content_encoding)
+                if decoder is None:
+                    self._undecoded = True
+                    return
+                self._decoder = SteppedDecoder(decoder)
         self._mode = Meter._sniff
-
-    @property
-    def is_encoded(self) -> bool:
-        """The answer is decoded aside, which may take several steps: see ``is_unread``."""
-        return self._decoder is not None
 
     @property
     def is_unread(self) -> bool:
@@ -172,9 +171,17 @@ class Meter:
             for piece in self._decoder.step():
                 self._mode(self, piece)
         except DecodingError:
-            self._undecoded = True
             self._decoder = None
-            self._mode = Meter._pass
+            self.undecodable()
+
+    def decoded(self, piece: bytes) -> None:
+        """Observe a decoded piece of an encoded answer, at most 64 KiB of it."""
+        self._mode(self, piece)
+
+    def undecodable(self) -> None:
+        """The rest of an encoded answer cannot be decoded, or is missing."""
+        self._undecoded = True
+        self._mode = Meter._pass
 
     def finish(self, clean: bool) -> bytes:
         """The body ended, properly by its framing (`clean`) or not; returns the bytes still held back."""

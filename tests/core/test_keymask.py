@@ -60,6 +60,24 @@ def test_any_split_gives_what_looking_at_every_place_gives(
         assert in_pieces(mask, list(pieces_of(data, draw.draw(cuts_in(len(data)))))) == expected
 
 
+@pytest.mark.parametrize("before", [b"%", b"%%", b"\\", b"\\u", b"\\u0", b"\\u00", b"%\\u00", b"%%%%%%%%"])
+@pytest.mark.parametrize(
+    "key", [b"73abcdefgh1234", b"0073abcdefgh12", b"u0073abcdefgh1", b"373abcdefgh124", b'"/73abcdefgh12']
+)
+def test_a_text_before_the_key_that_makes_an_escape_of_its_beginning_does_not_hide_it(
+    key: bytes, before: bytes
+) -> None:
+    mask = KeyMask(key)
+    for escaped in range(1, len(key)):
+        for escape in (b"%%%02x", b"\\u%04x"):
+            rest = b"".join([escape % byte for byte in key[escaped:]])
+            text = key[:escaped] + rest
+            masked = mask.whole(before + text + b"\n")
+            assert masked == mask_slowly(key, before + text + b"\n", hexed=False)
+            assert masked.endswith(b"*" * len(text) + b"\n")
+            assert mask.for_errors.whole(before + text + b"\n") == masked
+
+
 @pytest.mark.parametrize("key", [KEY, ORDINARY_KEY, b"12345678"])
 @pytest.mark.parametrize("end", [b"", b"\n\n"])
 def test_each_spelling_is_overwritten_by_as_many_stars(key: bytes, end: bytes) -> None:
