@@ -42,7 +42,7 @@ class Connection(ConnectionRequests):
     ``fact_opened(id)``, ``fact_refused``   the sink's answer to ``OpenFact``
     ``opened_and_connected(id, attempt)``   ``upstream_connected(attempt, True)`` and ``fact_opened(id)`` in one
     ``tick(now)``                           call when ``deadline`` has passed
-    ``resume(now)``                         read on in a body, while ``wants_resume``; see WorkShares
+    ``resume(now)``                         read on in what was taken, while ``wants_resume``; see WorkShares
     ``cut(reason)``                         end the exchange: tenant denied, or (None) grace over
     ``drain()``                             finish what runs, then close
     ``abandon()``                           the driver gives up; returns what the ledger is still owed
@@ -154,7 +154,9 @@ class Connection(ConnectionRequests):
             self._exchange.downstream_writable(now)
         if self._state is states.LINGERING:
             self.timers.set(timers.LINGER, now if self._eof else now + self._gateway.policy.timeouts.linger)
-        return []
+        elif self._buffer:
+            self._advance(now)
+        return self._take()
 
     # Upstream
 
@@ -355,7 +357,11 @@ class Connection(ConnectionRequests):
             self._abort()
 
     def resume(self, now: float) -> list[Effect]:
-        """Reads on in a body of which an earlier input had more than one turn should read."""
+        """Reads on in what an earlier input had more of than one turn should read: a body, or pipelined requests."""
+        if self._is_paused:
+            self._go_on()
+            self._advance(now)
+            return self._take()
         exchange = self._exchange
         if exchange is None:
             return []

@@ -36,6 +36,9 @@ LINGER_MAX: Final = 1_048_576
 """Bytes dropped while lingering, so that the caller gets to read our answer instead of a reset."""
 
 
+REFUSED_MAX: Final = 8
+"""Pipelined requests that are refused in one turn: a refusal takes 0.1 ms, and a read can hold some hundred."""
+_BETWEEN: Final = (states.IDLE, states.HEAD)
 _CARRYING: Final = (states.EXCHANGE, states.DETACHED)
 
 
@@ -60,6 +63,7 @@ class ConnectionBase:
         "_exchange",
         "_gateway",
         "_held",
+        "_is_paused",
         "_keep_alive",
         "_last_attempt",
         "_memo",
@@ -106,6 +110,8 @@ class ConnectionBase:
         """The response ended before it was complete, which must be seen."""
         self._downstream_blocked = False
         self._discarded = 0
+        self._is_paused = False
+        """What was pipelined is read on in a later turn."""
         self._eof = False
         self._out: list[Effect] = []
         self._down: list[bytes] = []
@@ -138,7 +144,8 @@ class ConnectionBase:
     @property
     def wants_downstream(self) -> bool:
         if self._state is not states.EXCHANGE:
-            return True
+            # Who does not read the answers gets no further ones.
+            return not ((self._downstream_blocked or self._is_paused) and self._state in _BETWEEN)
         if self._body_reader is not None:
             return self._exchange is None or self._exchange.wants_request_body
         return len(self._buffer) < PIPELINE_MAX
@@ -152,8 +159,8 @@ class ConnectionBase:
 
     @property
     def wants_resume(self) -> bool:
-        """A body is read on in a later turn: call ``resume`` then."""
-        return self._exchange is not None and self._exchange.wants_resume
+        """What was taken is read on in a later turn: call ``resume`` then."""
+        return self._is_paused or (self._exchange is not None and self._exchange.wants_resume)
 
     # The port: what the exchange says, as bytes and effects
 
@@ -281,6 +288,17 @@ class ConnectionBase:
 
     # Closing
 
+    def _pause(self) -> None:
+        """Whoever gets nothing but refusals shares one tenant's turns with all who do."""
+        address = None if self._peer is None else self._peer.address
+        self._is_paused = True
+        self._gateway.work.wait(("strangers", address), self)
+
+    def _go_on(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            self._gateway.work.forget(self)
+
     def _release_head(self) -> None:
         """The head is complete, or given up: nothing of it is held any more."""
         self._gateway.heads_held -= self._held
@@ -288,6 +306,7 @@ class ConnectionBase:
 
     def _linger(self, now: float) -> None:
         self._move(states.LINGER)
+        self._go_on()
         if self._held:
             self._release_head()
         self._exchange = None
@@ -309,6 +328,7 @@ class ConnectionBase:
         if not self.done:
             self._move(states.CLOSE)
             self.done = True
+            self._go_on()
         if self._held:
             self._release_head()
         self.timers.clear_all()

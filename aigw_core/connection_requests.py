@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aigw_core import states, timers
-from aigw_core.connection_base import ConnectionBase
+from aigw_core.connection_base import REFUSED_MAX, ConnectionBase
 from aigw_core.denyset import DenyReason
 from aigw_core.effects import Effect
 from aigw_core.errors import RemoteProtocolError
@@ -26,11 +26,19 @@ class ConnectionRequests(ConnectionBase):
 
     def _advance(self, now: float) -> None:
         """Works off the buffer as far as the states allow; bounded, since each turn consumes bytes or stops."""
+        refused = 0
         while self._buffer:
             state = self._state
             if state is states.DISCARDING:
                 self._discard(now)
-            elif not (state is states.IDLE or state is states.HEAD) or not self._read_head(now):
+                continue
+            waits = self._downstream_blocked or self._is_paused
+            if waits or not (state is states.IDLE or state is states.HEAD) or not self._read_head(now):
+                return
+            # Whatever is admitted takes an input to be answered.
+            refused += 1
+            if refused >= REFUSED_MAX and self._buffer and self._state is states.IDLE:
+                self._pause()
                 return
 
     def _read_first(self, data: bytes, now: float) -> None:

@@ -190,13 +190,14 @@ class ExchangeBase:
 
     def _may_read(self, size: int) -> bool:
         """Whether the share of this caller has room for that much in this turn."""
-        key = self._share
-        return key is None or not self._is_paced or self.gateway.work.take(key, size)
+        share = self._share
+        return share is None or not self._is_paced or self.gateway.work.take(share, size)
 
     def _wait(self, work: WorkShares) -> None:
         """Reading goes on with ``resume``, in a later turn."""
-        if self._owner is not None:
-            work.wait(self._share, self._owner)
+        share = self._share
+        if self._owner is not None and share is not None:
+            work.wait(share, self._owner)
 
     def _wait_no_more(self) -> None:
         if self._owner is not None:

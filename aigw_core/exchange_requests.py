@@ -98,7 +98,7 @@ class ExchangeRequests(ExchangeBase):
             self._fault(request, Rejection(Reason.TOO_LARGE), now)
         elif request.waits or not self._flowing(request):
             request.hold(data)
-        elif len(data) >= CHARGED_MIN and not self._may_read(len(data)):
+        elif (len(data) >= CHARGED_MIN or request.is_encoded) and not self._may_read(request.reading_size(len(data))):
             request.hold(data)
             request.waits = True
             self._wait(self.gateway.work)
@@ -170,6 +170,8 @@ class ExchangeRequests(ExchangeBase):
 
     def _resume_request(self, request: RequestSide, now: float) -> None:
         request.waits = False
+        if request.is_whole and self._is_denied(now):
+            return
         try:
             piece = request.resume()
         except RequestFault as fault:

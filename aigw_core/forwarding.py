@@ -9,7 +9,7 @@ from typing import Final
 
 from aigw_core.auth import Authorized
 from aigw_core.credentials import CREDENTIAL_HEADERS
-from aigw_core.headers import DROPPED_PREFIXES, HOP_BY_HOP, Field, Headers, hop_by_hop_of, make_field
+from aigw_core.headers import DROPPED_PREFIXES, HOP_BY_HOP, Field, Headers, folded, hop_by_hop_of, make_field
 from aigw_core.keymask import KeyMask
 from aigw_core.messages import Chunked, Framing, Length, NoBody, RequestHead, ResponseHead
 from aigw_core.policy import Policy
@@ -43,11 +43,10 @@ OVERRIDE_HEADERS = frozenset(
 """Dropped for managed callers: some servers take method, path or host from these, and not from what was authorized."""
 _MANAGED_ONLY_DROPPED = CREDENTIAL_HEADERS | OVERRIDE_HEADERS | {b"accept-encoding"}
 _FRAMING_AND_HOST = frozenset({b"host", b"content-length"})
-_LETTERS_AND_DIGITS = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
-_FOLDED = bytes(byte if byte in _LETTERS_AND_DIGITS else ord("-") for byte in range(256))
-"""How servers that hand headers on as variables (RFC 3875 §4.1.18) tell names apart: ``x_api_key`` is ``x-api-key``."""
 # RFC 9110 §5.6.2 token, without the quotes.
-_WORDS = re.compile(rb"[!#$%&*+\-.^_|~0-9A-Za-z]+")
+_IN_WORDS: Final = rb"[!#$%&*+\-.^_|~0-9A-Za-z]"
+BETAS_MAX: Final = 4_096
+"""Bytes of an ``anthropic-beta`` of which members are taken out one by one; from a longer one all are."""
 _LENGTH = frozenset({b"content-length"})
 
 
@@ -91,19 +90,20 @@ def _with_length(known: _Known, n: int) -> list[Field]:
 def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Policy, framing: Framing) -> RequestHead:
     managed = authorized.caller is not None
     host, credential = _upstream_fields(authorized, policy)
-    dropped = hop_by_hop_of(head.headers) | _NEVER_FORWARDED
-    if managed:
-        dropped = dropped | _MANAGED_ONLY_DROPPED | policy.managed_drop_headers
-    folded_dropped = _fold_all(dropped)
+    dropped = _folded_managed(policy.managed_drop_headers) if managed else _FOLDED_DROPPED
+    hop_by_hop = hop_by_hop_of(head.headers)
+    if hop_by_hop is not HOP_BY_HOP:
+        dropped = dropped.union(map(folded, hop_by_hop))
     # In its own spelling such a field is rewritten; in another one it would stand beside ours.
     own_spelling = _REWRITTEN if managed else _FRAMING_AND_HOST
     out: list[Field] = []
+    has_length = False
     for field in head.headers.fields:
         lower, name, value, _, _ = field
-        folded = lower.translate(_FOLDED)
-        if folded in folded_dropped or folded.startswith(DROPPED_PREFIXES):
+        fold = folded(lower)
+        if fold in dropped or fold.startswith(DROPPED_PREFIXES):
             continue
-        if folded != lower and folded in own_spelling:
+        if fold != lower and fold in own_spelling:
             continue
         if lower in _REWRITTEN:
             if lower == b"host":
@@ -112,6 +112,7 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
                 if not isinstance(framing, Length):
                     continue
                 field = make_field(name, b"%d" % framing.n)
+                has_length = True
             elif managed:
                 betas = _kept_betas(value, policy.managed_drop_betas)
                 if betas is None:
@@ -127,14 +128,18 @@ def _upstream_request_head(head: RequestHead, authorized: Authorized, policy: Po
         out.append(_IDENTITY)
     if isinstance(framing, Chunked):
         out.append(_CHUNKED)
-    elif isinstance(framing, Length) and b"content-length" not in first:
+    elif isinstance(framing, Length) and not has_length:
         out.append(make_field(b"Content-Length", b"%d" % framing.n))
     return RequestHead(head.method, authorized.route.target, Headers(out), framing)
 
 
-@lru_cache(maxsize=64)
-def _fold_all(names: frozenset[bytes]) -> frozenset[bytes]:
-    return frozenset(name.translate(_FOLDED) for name in names)
+_FOLDED_DROPPED = frozenset(map(folded, HOP_BY_HOP | _NEVER_FORWARDED))
+
+
+@lru_cache(maxsize=16)
+def _folded_managed(names: frozenset[bytes]) -> frozenset[bytes]:
+    """What is dropped for managed callers; ``names`` are those of the policy."""
+    return _FOLDED_DROPPED.union(map(folded, _MANAGED_ONLY_DROPPED | names))
 
 
 def _upstream_fields(authorized: Authorized, policy: Policy) -> tuple[Field, Field | None]:
@@ -159,23 +164,26 @@ def _kept_betas(value: bytes, patterns: tuple[str, ...]) -> bytes | None:
     A member goes if any word in it is to be dropped, whatever stands around: servers split such values in more ways
     than at commas. One with bytes that are not ASCII goes as well, since some servers take them for white space.
     """
-    members = [member.strip(b" \t") for member in value.split(b",")]
-    kept = [
-        member
-        for member in members
-        if member.isascii()
-        and not any(_matches(word, pattern) for word in _WORDS.findall(member) for pattern in patterns)
-    ]
-    if len(kept) == len(members):
+    has_dropped = _dropped_word(patterns).search
+    if value.isascii() and has_dropped(value) is None:
         return value
+    if len(value) > BETAS_MAX:
+        return None
+    members = [member.strip(b" \t") for member in value.split(b",")]
+    kept = [member for member in members if member.isascii() and has_dropped(member) is None]
     return b",".join(kept) if any(kept) else None
 
 
-def _matches(token: bytes, pattern: str) -> bool:
-    lower = token.lower()
-    if pattern.endswith("*"):
-        return lower.startswith(pattern[:-1].lower().encode())
-    return lower == pattern.lower().encode()
+@lru_cache(maxsize=16)
+def _dropped_word(patterns: tuple[str, ...]) -> re.Pattern[bytes]:
+    """An expression for a word that is to be dropped."""
+    words = []
+    for pattern in patterns:
+        name = re.escape(pattern.removesuffix("*").encode())
+        words.append(
+            name + (b"(?=%b)" % _IN_WORDS if not name else b"" if pattern.endswith("*") else b"(?!%b)" % _IN_WORDS)
+        )
+    return re.compile(b"(?<!%b)(?:%b)" % (_IN_WORDS, b"|".join(words) or rb"(?!)"), re.IGNORECASE)
 
 
 def _relayed(head: ResponseHead, dropped: frozenset[bytes], mask: KeyMask | None) -> tuple[bytes, list[Field]]:

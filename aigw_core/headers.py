@@ -24,6 +24,10 @@ def make_field(name: bytes, value: bytes) -> Field:
     return lower, name, value, line, b"" if never_crosses(lower) else line
 
 
+MEMBERS_MAX: Final = 64
+"""Members of a list that are looked at: a ``Connection`` has one to three."""
+
+
 class Headers:
     """An ordered list of header fields with look-up by lower-case name. Do not change it once built.
 
@@ -114,13 +118,13 @@ class Headers:
         return [field[2] for field in self.fields if field[0] == lower]
 
     def tokens(self, lower: bytes) -> list[bytes]:
-        """The comma-separated, lower-cased members of every line under a name (RFC 9110 §5.6.1)."""
+        """The first MEMBERS_MAX comma-separated members of all lines under a name, in lower case (RFC 9110 §5.6.1)."""
         out: list[bytes] = []
         if lower not in self.first:
             return out
         for field in self.fields:
             if field[0] == lower:
-                for part in field[2].split(b","):
+                for part in field[2].split(b",", MEMBERS_MAX)[: MEMBERS_MAX - len(out)]:
                     token = part.strip(b" \t").lower()
                     if token:
                         out.append(token)
@@ -148,6 +152,16 @@ _NOMINATES_NOTHING = frozenset({b"", b"keep-alive", b"Keep-Alive", b"close", b"C
 
 _KEEPS = frozenset({b"keep-alive", b"Keep-Alive"})
 
+_LETTERS_AND_DIGITS = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789")
+_FOLDED = bytes(byte if byte in _LETTERS_AND_DIGITS else ord("-") for byte in range(256))
+
+
+def folded(lower: bytes) -> bytes:
+    """The name as servers tell it apart that hand headers on as variables (RFC 3875 §4.1.18): ``x-api-key`` for
+    ``x_api_key``."""
+    return lower.translate(_FOLDED)
+
+
 _NEVER_NOMINATED = frozenset(
     {b"content-length", b"host", b"authorization", b"x-api-key", b"api-key", b"x-goog-api-key", b"content-encoding"}
 )
@@ -173,7 +187,7 @@ def hop_by_hop_of(headers: Headers) -> frozenset[bytes]:
     ):
         return HOP_BY_HOP
     nominated = headers.tokens(b"connection")
-    extra = [n for n in nominated if n not in _NEVER_NOMINATED and not n.startswith(OWN_PREFIX)]
+    extra = [n for n in nominated if folded(n) not in _NEVER_NOMINATED and not folded(n).startswith(OWN_PREFIX)]
     return HOP_BY_HOP.union(extra)
 
 

@@ -33,11 +33,11 @@ class Peer:
     a connection are exact.
     """
 
-    __slots__ = ("_address", "_hash_key", "_marks", "_taken", "_window")
+    __slots__ = ("_hash_key", "_marks", "_taken", "_window", "address")
 
     def __init__(self, address: str | bytes, hash_key: bytes) -> None:
         """``address`` as text; what is no IP address, such as the path of a socket, is taken as it is."""
-        self._address = address
+        self.address = address
         self._hash_key = hash_key
         self._marks: dict[Aggregate, bytes] = {}
         self._taken = [0] * len(Aggregate)
@@ -47,7 +47,7 @@ class Peer:
         """What the address is counted by: a keyed hash, apart for each aggregate."""
         mark = self._marks.get(aggregate)
         if mark is None:
-            mark = self._marks[aggregate] = fingerprint(_PURPOSES[aggregate] + _network(self._address), self._hash_key)
+            mark = self._marks[aggregate] = fingerprint(_PURPOSES[aggregate] + _network(self.address), self._hash_key)
         return mark
 
     def may_take(self, limiter: Limiter, aggregate: Aggregate, limit: int, window: int) -> bool:

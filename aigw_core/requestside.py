@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,13 +11,16 @@ from aigw_core.headers import Headers
 from aigw_core.messages import CHUNKED, Chunked, Framing, Length, NoBody, RequestHead
 from aigw_core.policy import Policy
 from aigw_core.requestbody import ManagedBody, body_rules
-from aigw_core.usage.decoding import is_encoded
+from aigw_core.usage.decoding import STEP_BYTES, is_encoded
 from aigw_core.usage.request import RequestBody
 from aigw_core.usage.rules import BodyRules, content_type_fault
 from aigw_core.usage.wholebody import read_whole_body
 
 REQUEST_HOLD_MAX: Final = 65_536
 """Body bytes held while the exchange may not send yet; past it the driver is asked not to read on."""
+
+HELD_JOINED_MAX: Final = 16_384
+"""Bytes up to which held pieces are joined."""
 
 
 class RequestSide:
@@ -32,6 +36,7 @@ class RequestSide:
         "empty",
         "head",
         "held_size",
+        "is_encoded",
         "ready",
         "received",
         "sent",
@@ -62,7 +67,9 @@ class RequestSide:
         """Nothing may go upstream before the whole body has its verdict."""
         framing = head.framing
         self.empty = framing.n == 0 if isinstance(framing, Length) else isinstance(framing, NoBody)
-        self._held: list[bytes] = []
+        self.is_encoded = False
+        """It is decoded to be read, so that a few bytes may hold much."""
+        self._held: deque[bytes | bytearray] = deque()
 
     def judge_by(self, authorized: Authorized, policy: Policy, whole: bytes = b"") -> bool:
         """Managed callers only: reads the body, under the rules that are in force.
@@ -89,6 +96,7 @@ class RequestSide:
     def _scanned(self, rules: BodyRules, content: _Content, *, gathers: bool = True) -> RequestBody:
         """The body as one that is read as it comes."""
         framing = self.head.framing
+        self.is_encoded = content.encoding != b"" and is_encoded(content.encoding)
         body = self.body = RequestBody(
             rules,
             declared_length=framing.n if isinstance(framing, Length) else None,
@@ -124,7 +132,15 @@ class RequestSide:
         return self.done and not self.waits
 
     def hold(self, data: bytes) -> None:
-        self._held.append(data)
+        """Keeps a piece for later, joined to the one before where both are short: callers may send single bytes."""
+        held = self._held
+        if held and len(held[-1]) + len(data) <= HELD_JOINED_MAX:
+            last = held[-1]
+            if isinstance(last, bytes):
+                held[-1] = last = bytearray(last)
+            last += data
+        else:
+            held.append(data)
         self.held_size += len(data)
 
     def is_waiting(self) -> bool:
@@ -133,14 +149,18 @@ class RequestSide:
 
     @property
     def next_size(self) -> int:
-        """Bytes of the piece that was held first."""
-        return len(self._held[0])
+        """Bytes that reading the piece is charged that was held first."""
+        return self.reading_size(len(self._held[0]))
+
+    def reading_size(self, size: int) -> int:
+        """Bytes that reading a piece of that size is charged: a step of decoding, however little it is encoded."""
+        return max(size, STEP_BYTES) if self.is_encoded else size
 
     def next_held(self) -> bytes:
         """The piece that was held first."""
-        data = self._held.pop(0)
+        data = self._held.popleft()
         self.held_size -= len(data)
-        return data
+        return bytes(data)
 
     def drop_held(self) -> None:
         self._held.clear()

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from aigw_core.errors import Dialect
 from aigw_core.wires import Wire
 
+PATH_MAX: Final = 2_048
+"""Bytes of a path below a prefix or a list of models that a virtual key may call: ids have under a hundred."""
 _POST = (b"POST",)
 _READ = (b"GET", b"HEAD")
 
@@ -86,6 +89,8 @@ class ScopeTable:
         scope = self._exact.get(path)
         if scope is not None:
             return scope
+        if len(path) > PATH_MAX:
+            return None
         for base in self._model_bases:
             if path.startswith(base) and _is_model_id(path[len(base) :]):
                 return Scope(Wire.MODELS, _READ)

@@ -1,17 +1,19 @@
 """Shares of reading: how much of the bodies of one key is read in one turn of a driver, and who goes on next.
 
 Reading a body for its rules or its usage takes time in proportion to its decoded bytes. What exceeds the share of a
-key waits for a later turn, so that no key makes the others wait. Nothing here reads a clock.
+key or of its tenant waits for a later turn, so that neither makes the others wait. Nothing here reads a clock.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from typing import Final
+from typing import Final, TypeAlias, TypeVar
 
 TURN_BYTES: Final = 65_536
 """Bytes that the inputs of one key may read in one turn."""
+TENANT_TURN_BYTES: Final = 4 * TURN_BYTES
+"""The same of all keys of one tenant."""
 REQUESTS_RESUMED_MAX: Final = 1
 """Requests that go on in one turn, each with one step: 0.6 ms of narrow JSON, 2 ms of the deepest."""
 REQUESTS_REST_SECS: Final = 0.002
@@ -24,6 +26,10 @@ KEYS_MAX: Final = 4_096
 """Keys charged in one turn: a driver that never begins another one does not make this grow."""
 CHARGED_MIN: Final = 4_096
 """Smaller pieces are not charged: the turns that they come in cost more than reading them."""
+
+
+Share: TypeAlias = tuple[Hashable, Hashable]
+"""Whose work it is: (tenant, key)."""
 
 
 class WorkShares:
@@ -40,62 +46,79 @@ class WorkShares:
         self.resumed = 0
         """Owners that :meth:`turn` has given back since the process started."""
         self._used: dict[Hashable, int] = {}
-        # In the order in which keys get their turn; each key has at least one owner.
-        self._waiting: dict[Hashable, deque[object]] = {}
-        self._where: dict[object, Hashable] = {}
+        # Tenants and their keys in the order in which they get their turn; each key has at least one owner.
+        self._waiting: dict[Hashable, dict[Hashable, deque[object]]] = {}
+        self._where: dict[object, Share] = {}
 
     @property
     def waiting(self) -> int:
         """Connections that wait for a later turn."""
         return len(self._where)
 
-    def take(self, key: Hashable, size: int) -> bool:
-        """Whether ``size`` bytes may be read for this key now; a share that is not used up may be exceeded once."""
+    def take(self, share: Share, size: int) -> bool:
+        """Whether ``size`` bytes may be read for it now; a share that is not used up may be exceeded once."""
         if size < CHARGED_MIN:
             return True
-        used = self._used.get(key, 0)
-        if used >= TURN_BYTES:
+        tenant = share[0]
+        used, of_tenant = self._used.get(share, 0), self._used.get(tenant, 0)
+        if used >= TURN_BYTES or of_tenant >= TENANT_TURN_BYTES:
             return False
         if len(self._used) >= KEYS_MAX:
             self._used.clear()
-        self._used[key] = used + size
+        self._used[share] = used + size
+        self._used[tenant] = of_tenant + size
         self.is_due = True
         return True
 
-    def wait(self, key: Hashable, owner: object) -> None:
+    def wait(self, share: Share, owner: object) -> None:
         """The owner has more to read; :meth:`turn` gives it back once it may."""
         if owner in self._where:
             return
-        self._where[owner] = key
-        self._waiting.setdefault(key, deque()).append(owner)
+        self._where[owner] = share
+        tenant, key = share
+        self._waiting.setdefault(tenant, {}).setdefault(key, deque()).append(owner)
         self.is_due = True
 
     def forget(self, owner: object) -> None:
         """The owner no longer waits."""
-        key = self._where.pop(owner, None)
-        if key is None:
+        share = self._where.pop(owner, None)
+        if share is None:
             return
-        owners = self._waiting[key]
-        owners.remove(owner)
-        if not owners:
-            del self._waiting[key]
+        tenant, key = share
+        keys = self._waiting[tenant]
+        keys[key].remove(owner)
+        if not keys[key]:
+            del keys[key]
+        if not keys:
+            del self._waiting[tenant]
 
     def turn(self) -> list[object]:
-        """Begins a turn: the owners whose ``resume`` is called now, one key after the other.
+        """Begins a turn: the owners whose ``resume`` is called now, one tenant after the other, and of each one key.
 
         Call it while :attr:`is_due`, with :attr:`rest_secs` in between.
         """
         self._used.clear()
         chosen: list[object] = []
         while self._waiting and len(chosen) < self._resumed_max:
-            key, owners = next(iter(self._waiting.items()))
+            tenant, keys = _first(self._waiting)
+            key, owners = _first(keys)
             owner = owners.popleft()
             del self._where[owner]
-            # Behind the others, where it has more owners.
-            del self._waiting[key]
+            # Behind the others, where there is more.
             if owners:
-                self._waiting[key] = owners
+                keys[key] = owners
+            if keys:
+                self._waiting[tenant] = keys
             chosen.append(owner)
         self.is_due = bool(self._waiting)
         self.resumed += len(chosen)
         return chosen
+
+
+_Value = TypeVar("_Value")
+
+
+def _first(waiting: dict[Hashable, _Value]) -> tuple[Hashable, _Value]:
+    """Takes out the entry whose turn it is."""
+    name = next(iter(waiting))
+    return name, waiting.pop(name)

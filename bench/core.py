@@ -42,7 +42,7 @@ EVENTS_PER_STREAM: Final = 200
 VARIETY: Final = 8
 """Different exchanges in turn, so that nothing looks fast only because the same bytes come again."""
 _SEED: Final = Secret(bytes(range(32)))
-_VIRTUAL_KEY: Final = mint_virtual_key(_SEED, kid=1, tenant_id=7, vpc_id=1, key_id=3)
+VIRTUAL_KEY: Final = mint_virtual_key(_SEED, kid=1, tenant_id=7, vpc_id=1, key_id=3)
 _FORGED_KEY: Final = mint_virtual_key(Secret(bytes(32)), kid=1, tenant_id=7, vpc_id=1, key_id=3)
 """Signed, but not by the key that the gateway trusts."""
 _POOL_KEY: Final = (
@@ -140,7 +140,7 @@ def _request(key: str, body: bytes, accept: str = "application/json") -> bytes:
 def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
     gateway = make_gateway()
     exchanges = json_exchanges(key, body_apart=body_apart)
-    facts_each = 1 if key == _VIRTUAL_KEY else 0
+    facts_each = 1 if key == VIRTUAL_KEY else 0
 
     def run(n: int) -> int:
         caller = Caller(gateway)
@@ -164,7 +164,7 @@ def _json_case(name: str, key: str, *, body_apart: bool = False) -> Case:
     return Case(name, run)
 
 
-def json_exchanges(key: str = _VIRTUAL_KEY, *, body_apart: bool = False) -> list[tuple[tuple[bytes, ...], bytes]]:
+def json_exchanges(key: str = VIRTUAL_KEY, *, body_apart: bool = False) -> list[tuple[tuple[bytes, ...], bytes]]:
     """VARIETY requests, each as its reads, and their responses."""
     return [_json_exchange(key, n, body_apart=body_apart) for n in range(VARIETY)]
 
@@ -221,7 +221,7 @@ def _sse_case(name: str, key: str, *, asked: bool = False) -> Case:
             for data in events:
                 reply(data)
             reply(end)
-        expected = streams if key == _VIRTUAL_KEY else 0
+        expected = streams if key == VIRTUAL_KEY else 0
         if not caller.facts == caller.final_facts == expected or caller.machine.busy:
             raise RuntimeError("the streams did not complete")
         return streams * EVENTS_PER_STREAM
@@ -262,15 +262,15 @@ def _part_cases() -> list[Case]:
     policy = gateway.policy
     unlimited = make_gateway(rate_limit=0)
     body = work.chat_request()
-    managed = _request(_VIRTUAL_KEY, body)[: -len(body) - 4]
+    managed = _request(VIRTUAL_KEY, body)[: -len(body) - 4]
     response = work.provider_head("application/json", work.ANSWER_SIZE)[:-4]
     head = parse_request_head(managed)
     head_byo = parse_request_head(_request(_BYO_KEY, body)[: -len(body) - 4])
     decisions = (authorize(head, policy, gateway, 0.0), authorize(head_byo, policy, gateway, 0.0))
     if not all(isinstance(decision, Authorized) for decision in decisions):
         raise RuntimeError("the requests were not admitted")
-    mark = fingerprint(_VIRTUAL_KEY.encode(), bytes(range(16)))
-    parsed = parse_virtual_key(_VIRTUAL_KEY.encode())
+    mark = fingerprint(VIRTUAL_KEY.encode(), bytes(range(16)))
+    parsed = parse_virtual_key(VIRTUAL_KEY.encode())
     cold = KeyRing({1: public_key_of(_SEED)}, cache_max=1)
     record = OpenRecord("0", "", 7, 1, 3, 1, "openai", Wire.CHAT_COMPLETIONS, "/v1/chat/completions", None, None)
     tokens = {"input": 21, "cache_read": 3, "output": 9}
@@ -298,12 +298,12 @@ def _logprobs_answer(size: int) -> bytes:
 def make_cases() -> list[Case]:
     """Everything that is timed, in the order of the table."""
     return [
-        _json_case("JSON exchange, managed", _VIRTUAL_KEY),
-        _json_case("JSON exchange, managed, body in a second read", _VIRTUAL_KEY, body_apart=True),
+        _json_case("JSON exchange, managed", VIRTUAL_KEY),
+        _json_case("JSON exchange, managed, body in a second read", VIRTUAL_KEY, body_apart=True),
         _json_case("JSON exchange, BYO (no Meter, no fact)", _BYO_KEY),
         _refused_case("JSON request, refused for its key"),
-        _sse_case("SSE event, managed, usage event injected and removed", _VIRTUAL_KEY),
-        _sse_case("SSE event, managed, usage asked by the client", _VIRTUAL_KEY, asked=True),
+        _sse_case("SSE event, managed, usage event injected and removed", VIRTUAL_KEY),
+        _sse_case("SSE event, managed, usage asked by the client", VIRTUAL_KEY, asked=True),
         _sse_case("SSE event, BYO (no Meter)", _BYO_KEY),
         *_part_cases(),
     ]

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
+from aigw_core.auth import Authorized, authorize
 from aigw_core.credentials import find_credential
 from aigw_core.denyset import DenySet
 from aigw_core.denyspelling import nearest_entry_key
 from aigw_core.errors import RemoteProtocolError
+from aigw_core.forwarding import upstream_request_head
 from aigw_core.http1.bodies import ChunkedReader
 from aigw_core.http1.heads import find_head_end, parse_request_head, parse_response_head
+from aigw_core.http1.writing import request_head_bytes
 from aigw_core.keymask import KeyMask, MaskedBody
 from aigw_core.keys import VirtualKeyError, mint_virtual_key, parse_virtual_key
 from aigw_core.secrets import Secret
@@ -30,6 +33,7 @@ from aigw_core.usage.request import BodyRules, IncludeUsage, RequestBody, Reques
 from aigw_core.usage.textsize import TextSize
 from aigw_core.wires import Wire
 from bench import work
+from bench.core import VIRTUAL_KEY, make_gateway
 
 READ_SIZE: Final = 16_384
 SMALL_READ: Final = 1_024
@@ -125,6 +129,17 @@ def read_request_head(data: bytes) -> None:
         find_credential(head.headers, head.target, head.method)
     except RemoteProtocolError:
         pass
+
+
+_GATEWAY: Final = make_gateway(rate_limit=0)
+
+
+def forward_request_head(data: bytes) -> None:
+    """The head of a managed caller, from its bytes to those that the provider gets."""
+    head = parse_request_head(data[: find_head_end(data, 0)])
+    decision = authorize(head, _GATEWAY.policy, _GATEWAY, 0.0)
+    if isinstance(decision, Authorized):
+        request_head_bytes(upstream_request_head(head, decision, _GATEWAY.policy, head.framing))
 
 
 def read_response_head(data: bytes) -> None:
@@ -466,6 +481,11 @@ def _streams() -> list[Parser]:
     ]
 
 
+def _managed_head(field: bytes, end: bytes = b"\r\n\r\n") -> bytes:
+    start = b"POST /openai/v1/chat/completions HTTP/1.1\r\nhost:x\r\nauthorization:Bearer " + VIRTUAL_KEY.encode()
+    return start + b"\r\ncontent-length:0\r\n" + field + end
+
+
 def _heads() -> list[Parser]:
     limit = {"limit": _FIELD_LIMIT, "why": _WHY_FIELDS, "repeats_max": 126, "size": 65_000}
     return [
@@ -492,6 +512,28 @@ def _heads() -> list[Parser]:
             _head(b"x" * 200),
             *(b"GET / HTTP/1.1\r\nhost:x\r\nx-a:", b"\r\n\r\n", _TARGET_TOKENS),
             (b"%31", b"%", b"YmFp", b"b"),
+            limit=_FIELD_LIMIT,
+            why="as of a target",
+        ),
+        Parser(
+            "anthropic-beta",
+            forward_request_head,
+            _managed_head(b"x-other:" + b"x" * 200),
+            *(
+                _managed_head(b"anthropic-beta:", end=b""),
+                b"\r\n\r\n",
+                (b",", b"a", b"oauth-", b" ", b"\xff", b"files-api-"),
+            ),
+            (b"a,", b"oauth-", b",", b"oauth-a,", b"\xff,"),
+            limit=_FIELD_LIMIT,
+            why="as of a target",
+        ),
+        Parser(
+            "connection",
+            forward_request_head,
+            _managed_head(b"x-other:" + b"x" * 200),
+            *(_managed_head(b"connection:", end=b""), b"\r\n\r\n", (b",", b"a", b"close", b"host", b" ", b"b_c")),
+            (b"a,", b",", b"content_length,"),
             limit=_FIELD_LIMIT,
             why="as of a target",
         ),

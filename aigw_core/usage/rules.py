@@ -95,6 +95,8 @@ def too_large(limit: int) -> RequestFault:
 NOT_JSON: Final = "The request body is not one JSON object in UTF-8."
 _FORM_TYPES: Final = (b"multipart/", b"application/x-www-form-urlencoded")
 """Providers parse these by the label, so that a JSON reading of the body would be another reading."""
+CONTENT_TYPE_MAX: Final = 1_024
+"""Bytes of a Content-Type under a body rule: it has some 30."""
 _CHARSETS: Final = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 
@@ -102,6 +104,8 @@ def content_type_fault(content_type: bytes) -> RequestFault | None:
     """Why a body under a rule is not read as JSON in UTF-8, from its Content-Type; None where it is."""
     if content_type == b"application/json":
         return None
+    if len(content_type) > CONTENT_TYPE_MAX:
+        return struck("The Content-Type is too long.")
     # A field that is given twice arrives joined by commas; each part counts.
     for part in content_type.lower().replace(b",", b";").split(b";"):
         name, _, value = part.strip().partition(b"=")

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from aigw_core.connection import Connection
+from aigw_core.connection_base import REFUSED_MAX
 from aigw_core.denyset import DenyReason
-from aigw_core.effects import Close, ConnectFailure
+from aigw_core.effects import Close, ConnectFailure, Effect, SendDownstream
 from aigw_core.errors import Reason, Rejection
 from aigw_core.facts import Outcome
 from aigw_core.keys import KeyRing
@@ -226,6 +228,45 @@ class TestConnectionLife:
         driver.run(driver.machine.downstream_writable(driver.now))
         driver.advance(2)
         assert driver.done()
+
+    def test_nothing_is_begun_for_a_caller_who_does_not_read(self) -> None:
+        driver = MemoryDriver()
+        driver.run(driver.machine.downstream_blocked(driver.now))
+        assert not driver.machine.wants_downstream
+        # What the driver had read already is kept, and the first of it may begin.
+        driver.receive(b"GET /x HTTP/1.1\r\nHost: g\r\n\r\n" * 3)
+        assert driver.down.count(b"HTTP/1.1 404") == 1
+        driver.run(driver.machine.downstream_writable(driver.now))
+        assert driver.down.count(b"HTTP/1.1 404") == 3
+        assert driver.machine.wants_downstream
+
+    @pytest.mark.parametrize("end", ["resumed", "lost", "eof", "drained"])
+    def test_many_refusals_are_given_in_turns(self, end: str) -> None:
+        gateway = make_gateway()
+        machine = Connection(gateway, 0.0)
+        refused = b"GET /x HTTP/1.1\r\nHost: g\r\n\r\n"
+
+        def answers(effects: list[Effect]) -> int:
+            return sum(effect.data.count(b"HTTP/1.1 404") for effect in effects if isinstance(effect, SendDownstream))
+
+        assert answers(machine.receive_downstream(refused * REFUSED_MAX, 0.0)) == REFUSED_MAX
+        assert gateway.work.waiting == 0
+        # The first is no pipelined one.
+        assert answers(machine.receive_downstream(refused * (2 * REFUSED_MAX + 1), 0.0)) == 1 + REFUSED_MAX
+        assert (machine.wants_resume, machine.wants_downstream, gateway.work.waiting) == (True, False, 1)
+        assert answers(machine.receive_downstream(refused, 0.0)) == 0
+        if end == "resumed":
+            assert gateway.work.turn() == [machine]
+            assert answers(machine.resume(0.0)) == REFUSED_MAX
+            assert gateway.work.turn() == [machine]
+            assert answers(machine.resume(0.0)) == 1
+        elif end == "lost":
+            machine.downstream_lost(0.0)
+        elif end == "eof":
+            machine.receive_downstream(b"", 0.0)
+        else:
+            machine.drain(0.0)
+        assert (machine.wants_resume, gateway.work.waiting) == (False, 0)
 
     def test_idle_connection_is_closed_after_the_keepalive(self) -> None:
         driver = MemoryDriver().receive(request(CHAT)).upstream(json_response(COMPLETION))

@@ -17,7 +17,7 @@ from aigw_core.forwarding import (
     informational_head,
     upstream_request_head,
 )
-from aigw_core.headers import Headers
+from aigw_core.headers import MEMBERS_MAX, Headers
 from aigw_core.keymask import KeyMask
 from aigw_core.messages import CHUNKED, NO_BODY, UNTIL_CLOSE, Framing, Length, RequestHead, ResponseHead
 from aigw_core.policy import DROP_HEADERS, Policy
@@ -490,3 +490,27 @@ def test_the_pool_key_is_overwritten_in_values_in_every_spelling(text: bytes) ->
     assert backward([*pairs, (b"Connection", b"x-hop")], CHUNKED) == [*masked, ID]
     head = ResponseHead(200, text, Headers.of([]), CHUNKED)
     assert downstream_response_head(head, CHUNKED, "id-1", MASK).reason == b"*" * len(text)
+
+
+def test_of_a_long_list_of_betas_nothing_is_left_where_one_is_dropped() -> None:
+    kept = b",".join(b"beta-%d" % number for number in range(1_000))
+    assert managed_pairs((b"anthropic-beta", kept)) == [(b"anthropic-beta", kept)]
+    assert managed_pairs((b"anthropic-beta", kept + b",oauth-1")) == []
+
+
+def test_of_a_long_connection_the_first_names_count() -> None:
+    names = [b"x-%d" % number for number in range(MEMBERS_MAX + 1)]
+    pairs = managed_pairs((b"Connection", b",".join(names)), *((name, b"1") for name in names))
+    assert pairs == [(names[-1], b"1")]
+
+
+@pytest.mark.parametrize(
+    "nominated", [b"content_length", b"Content.Length", b"x_api_key", b"HOST", b"content~encoding"]
+)
+def test_no_spelling_of_what_others_rely_on_can_be_nominated(nominated: bytes) -> None:
+    body = [(b"Content-Length", b"5"), (b"Content-Encoding", b"gzip")]
+    head = forward([HOST, BEARER, *body, (b"Connection", nominated)], framing=Length(5))
+    assert head.headers.get(b"content-length") == b"5"
+    assert head.headers.get(b"content-encoding") == b"gzip"
+    assert head.headers.get(b"host") is not None
+    assert head.headers.get(b"authorization") == b"Bearer " + POOL_KEY

@@ -7,7 +7,7 @@ import pytest
 from aigw_core.auth import Authorized, authorize
 from aigw_core.headers import Headers
 from aigw_core.messages import CHUNKED, NO_BODY, Framing, HeadNotes, Length, NoBody, RequestHead
-from aigw_core.requestside import RequestSide
+from aigw_core.requestside import HELD_JOINED_MAX, RequestSide
 from aigw_core.usage.request import RequestFault
 from tests.core.driver import BYO_KEY, CHAT, CHAT_STREAM, VIRTUAL_KEY, make_gateway, make_policy
 
@@ -69,10 +69,11 @@ def test_byo_bodies_pass_unread() -> None:
 
 def test_held_bytes_are_taken_once_and_in_order() -> None:
     side = RequestSide(head_of(CHUNKED))
-    side.hold(b"ab")
-    side.hold(b"c")
-    assert side.held_size == 3
-    assert [side.next_held(), side.next_held()] == [b"ab", b"c"]
+    long = b"l" * HELD_JOINED_MAX
+    for piece in (b"ab", b"c", b"d", long, b"e"):
+        side.hold(piece)
+    assert side.held_size == 5 + HELD_JOINED_MAX
+    assert [side.next_held(), side.next_held(), side.next_held()] == [b"abcd", long, b"e"]
     assert side.held_size == 0
     side.hold(b"d")
     side.drop_held()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from aigw_core.errors import Dialect
 from aigw_core.providers import PROVIDERS
 from aigw_core.routing import (
+    PATH_MAX,
     WARMING,
     WIRES,
     Scope,
@@ -19,6 +20,7 @@ from aigw_core.routing import (
     split_target,
 )
 from aigw_core.wires import Wire
+from tests.core.driver import make_policy
 
 OPENAI, ANTHROPIC = Dialect.OPENAI, Dialect.ANTHROPIC
 POST, READ = (b"POST",), (b"GET", b"HEAD")
@@ -225,3 +227,9 @@ def test_an_operator_may_widen_the_table() -> None:
 )
 def test_a_widened_prefix_cannot_be_left(rest: bytes) -> None:
     assert ScopeTable((), extra=("/v2/*",)).find(b"/v2/" + rest) is None
+
+
+def test_a_path_that_no_id_has_is_refused_unread() -> None:
+    scope = make_policy().providers["openai"].scope
+    assert scope.find(b"/v1/models/" + b"m" * 200) is not None
+    assert scope.find(b"/v1/models/" + b"m" * PATH_MAX) is None

@@ -6,6 +6,7 @@ import pytest
 
 from aigw_core.errors import Reason, Rejection
 from aigw_core.usage.rules import (
+    CONTENT_TYPE_MAX,
     BodyRules,
     IncludeUsage,
     content_type_fault,
@@ -113,3 +114,9 @@ def test_what_puts_a_rule_in_force(changes: dict[str, object], active: bool) -> 
     }
     rules = BodyRules(**{**fields, **changes})  # type: ignore[arg-type]  # each case names its own field
     assert rules.active is active
+
+
+def test_a_content_type_that_is_far_too_long_is_refused_unread() -> None:
+    fault = content_type_fault(b"application/json" + b";a=b" * CONTENT_TYPE_MAX)
+    assert fault is not None
+    assert "too long" in (fault.rejection.message or "")
