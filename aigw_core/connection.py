@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aigw_core import states, timers
 from aigw_core.connection_base import LINGER_MAX
 from aigw_core.connection_requests import ConnectionRequests
@@ -22,6 +24,8 @@ from aigw_core.messages import ResponseHead
 from aigw_core.timers import Timer
 
 _LINE_ENDS = (b"\r", b"\n")
+
+_ENDED: Final = states.ENDED
 
 
 class Connection(ConnectionRequests):
@@ -193,7 +197,7 @@ class Connection(ConnectionRequests):
             if payload and not (over or reader.broken):
                 # An event of a stream, mostly: it is relayed, and nothing else comes of it.
                 exchange.response_body(attempt, payload, now)
-                if exchange.state is states.ENDED:
+                if exchange.state is _ENDED:
                     self._settle(exchange, now)
                 return self._take()
             self._response_body(exchange, reader, attempt, (payload, over), now)

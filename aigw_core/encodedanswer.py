@@ -122,7 +122,7 @@ class EncodedAnswer:
         if self._inside.found:
             raise Withheld(ECHOED)
         if masked and self._meter is not None:
-            self._meter.decoded(masked)
+            self._meter.read(masked)
 
     @property
     def holds_head(self) -> bool:

@@ -61,6 +61,11 @@ class ExchangeRequests(ExchangeBase):
             self._move(states.ADMIT)
             self._admitted = Admitted(decision, None, None)
             self._connect(now)
+            if whole and len(whole) <= self._policy.max_request_bytes and not request.expects_continue:
+                request.hold(whole)
+                request.received = len(whole)
+                request.done = True
+                return True
             self._after_admission(request, now)
             return False
         if len(whole) >= CHARGED_MIN and not self._may_read(len(whole)):
@@ -96,7 +101,7 @@ class ExchangeRequests(ExchangeBase):
             self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
         if request.received > self._policy.max_request_bytes:
             self._fault(request, Rejection(Reason.TOO_LARGE), now)
-        elif request.waits or not self._flowing(request):
+        elif request.waits or not (self.state is states.REQUESTING or self._flowing(request)):
             request.hold(data)
         elif (len(data) >= CHARGED_MIN or request.is_encoded) and not self._may_read(request.reading_size(len(data))):
             request.hold(data)
@@ -132,11 +137,11 @@ class ExchangeRequests(ExchangeBase):
             request.sent += len(data)
             self.port.request_body(self.attempt, data)
             return
-        if request.is_whole and self._is_denied(now):
+        if self.state is states.REQUESTING and request.is_whole and self._is_denied(now):
             return
         try:
             piece = request.feed(data)
-            while request.is_waiting() and not self._is_paced:
+            while request.waits and not self._is_paced:
                 piece = request.resume()
         except RequestFault as fault:
             self._fault(request, fault.rejection, now)
@@ -237,8 +242,9 @@ class ExchangeRequests(ExchangeBase):
 
     def _after_admission(self, request: RequestSide, now: float) -> None:
         if not request.done:
-            self.timers.set(timers.CLIENT_BODY, now + self._policy.timeouts.client_body)
-            self.timers.set(timers.CLIENT_UPLOAD, self._started_at + self._policy.timeouts.client_upload)
+            times, running = self._policy.timeouts, self.timers
+            running.set(timers.CLIENT_BODY, now + times.client_body)
+            running.set(timers.CLIENT_UPLOAD, self._started_at + times.client_upload)
             if request.expects_continue:
                 self.continue_sent = True
                 self.port.informational(_CONTINUE)

@@ -180,7 +180,9 @@ class RequestSide:
             framing = self.head.framing
             is_whole = isinstance(framing, Length) and len(data) == framing.n
             if is_whole:
-                self.body = read_whole_body(rules, data)
+                self.body = whole = read_whole_body(rules, data)
+                if whole is not None:
+                    return whole.feed(data)
             if self.body is None:
                 self._scanned(rules, _content_of(self.head), gathers=not is_whole)
         body = self.body

@@ -169,9 +169,9 @@ class ResponseSide:
         meter = self.meter
         if meter is not None:
             if len(data) <= METER_FEED_MAX:
-                data = meter.feed(data)
+                data = meter.read(data)
             else:
-                data = b"".join([meter.feed(data[i : i + METER_FEED_MAX]) for i in range(0, len(data), METER_FEED_MAX)])
+                data = b"".join([meter.read(data[i : i + METER_FEED_MAX]) for i in range(0, len(data), METER_FEED_MAX)])
         self.relayed += len(data)
         return data
 
@@ -221,7 +221,7 @@ class ResponseSide:
         if self._masked is not None:
             rest = self._masked.finish()
             if rest and meter is not None:
-                rest = meter.feed(rest)
+                rest = meter.read(rest)
         elif self.encoded is not None:
             rest = self.encoded.finish()
         if meter is not None:

@@ -128,7 +128,7 @@ class Meter:
     def response_head(self, status: int, content_type: bytes, content_encoding: bytes, *, decodes: bool = True) -> None:
         """The final response head: its status and the values of two fields, empty where absent.
 
-        Without ``decodes`` somebody else decodes an encoded body: decoded() takes its pieces, and feed() is not called.
+        Without ``decodes`` somebody else decodes an encoded body: read() takes its pieces, and feed() is not called.
         """
         self._status = status
         if self.wire is _OPAQUE:
@@ -174,9 +174,9 @@ class Meter:
             self._decoder = None
             self.undecodable()
 
-    def decoded(self, piece: bytes) -> None:
-        """Observe a decoded piece of an encoded answer, at most 64 KiB of it."""
-        self._mode(self, piece)
+    def read(self, piece: bytes) -> bytes:
+        """As feed(), of a body without a content coding, or of what somebody else has decoded."""
+        return self._mode(self, piece)
 
     def undecodable(self) -> None:
         """The rest of an encoded answer cannot be decoded, or is missing."""

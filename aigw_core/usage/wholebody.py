@@ -18,7 +18,6 @@ STORED_NAMES: Final = frozenset({"previous_response_id", "conversation"})
 _JUDGED_NAMES: Final = STORED_NAMES | {INPUT}
 _INJECT: Final = IncludeUsage.INJECT
 _REQUIRE: Final = IncludeUsage.REQUIRE
-_ABSENT: Final = object()
 _ASKS: Final[object] = {"include_usage": True}
 
 
@@ -109,15 +108,16 @@ def read_whole_body(rules: BodyRules, data: bytes) -> WholeBody | None:
         return None
     if rules.refuse_stored_refs and not _JUDGED_NAMES.isdisjoint(root):
         return None
-    options = root.get("stream_options", _ABSENT)
-    if options is not _ABSENT and (options != _ASKS or next(iter(options.values())) is not True or _may_repeat(text)):
+    if "stream_options" in root and not _asks_plainly(root["stream_options"], text):
         return None
     return WholeBody(rules, data, root)
 
 
-def _may_repeat(text: str) -> bool:
-    """Whether an option about usage may stand there twice, of which the decoder keeps the last."""
-    return "\\u" in text or text.count("include_usage") > 1 or text.count("stream_options") > 1
+def _asks_plainly(options: object, text: str) -> bool:
+    """Whether these options ask for usage and nothing else, once: of two the decoder keeps the last."""
+    if not isinstance(options, dict) or options != _ASKS or next(iter(options.values())) is not True:
+        return False
+    return not ("\\u" in text or text.count("include_usage") > 1 or text.count("stream_options") > 1)
 
 
 def usage_required() -> RequestFault:
