@@ -7,6 +7,7 @@ served in between.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
@@ -40,14 +41,16 @@ def test_everybody_else_is_served_in_between(gateway: Gateway, provider: Provide
         with socket.create_connection(gateway.address) as connection:
             reader = threading.Thread(target=drain, args=(connection,))
             reader.start()
-            while not over.is_set():
-                connection.sendall(REQUEST * 500)
-            connection.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                while not over.is_set():
+                    connection.sendall(REQUEST * 500)
+                connection.shutdown(socket.SHUT_RDWR)
             reader.join()
 
     def drain(connection: socket.socket) -> None:
-        while connection.recv(262_144):
-            pass
+        with contextlib.suppress(OSError):
+            while connection.recv(262_144):
+                pass
 
     attackers = [threading.Thread(target=attack) for _ in range(8)]
     for attacker in attackers:
