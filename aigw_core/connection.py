@@ -24,7 +24,7 @@ from aigw_core.messages import ResponseHead
 from aigw_core.timers import Timer
 
 _LINE_ENDS = (b"\r", b"\n")
-
+# For what an event of a stream runs through: one look-up instead of two.
 _ENDED: Final = states.ENDED
 
 

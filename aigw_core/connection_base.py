@@ -34,8 +34,6 @@ DISCARD_MAX: Final = 262_144
 """Declared rest of a refused body that is read and dropped to keep the connection."""
 LINGER_MAX: Final = 1_048_576
 """Bytes dropped while lingering, so that the caller gets to read our answer instead of a reset."""
-
-
 REFUSED_MAX: Final = 8
 """Pipelined requests that are refused in one turn: a refusal takes 0.1 ms, and a read can hold some hundred."""
 _BETWEEN: Final = (states.IDLE, states.HEAD)
@@ -290,7 +288,7 @@ class ConnectionBase:
     # Closing
 
     def _pause(self) -> None:
-        """Whoever gets nothing but refusals shares one tenant's turns with all who do."""
+        """Waits for a turn. All connections that do so for their refused requests count as one tenant."""
         address = None if self._peer is None else self._peer.address
         self._is_paused = True
         self._gateway.work.wait(("strangers", address), self)

@@ -237,9 +237,9 @@ class ExchangeMachine(ExchangeRequests):
         stale = attempt != self.attempt or self._leg is not leg.BUSY or response.upstream_status is None
         if stale or request is None:
             return
-        if response.is_waiting():
-            if response.encoded is not None:
-                response.encoded.end_due = (reusable, by_close)
+        encoded = response.encoded
+        if encoded is not None and encoded.is_unread:
+            encoded.end_due = (reusable, by_close)
             return
         try:
             rest = response.finish()

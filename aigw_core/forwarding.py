@@ -176,14 +176,14 @@ def _kept_betas(value: bytes, patterns: tuple[str, ...]) -> bytes | None:
 
 @lru_cache(maxsize=16)
 def _dropped_word(patterns: tuple[str, ...]) -> re.Pattern[bytes]:
-    """An expression for a word that is to be dropped."""
+    """An expression for a word that one of the patterns names."""
     words = []
     for pattern in patterns:
-        name = re.escape(pattern.removesuffix("*").encode())
-        words.append(
-            name + (b"(?=%b)" % _IN_WORDS if not name else b"" if pattern.endswith("*") else b"(?!%b)" % _IN_WORDS)
-        )
-    return re.compile(b"(?<!%b)(?:%b)" % (_IN_WORDS, b"|".join(words) or rb"(?!)"), re.IGNORECASE)
+        prefix = re.escape(pattern.removesuffix("*").encode())
+        words.append(prefix + _IN_WORDS + b"*+" if pattern.endswith("*") else prefix)
+    # A word begins at its first character and ends at its last one; it has at least one.
+    any_of = b"|".join(words) or rb"(?!)"
+    return re.compile(b"(?<!%b)(?=%b)(?:%b)(?!%b)" % (_IN_WORDS, _IN_WORDS, any_of, _IN_WORDS), re.IGNORECASE)
 
 
 def _relayed(head: ResponseHead, dropped: frozenset[bytes], mask: KeyMask | None) -> tuple[bytes, list[Field]]:

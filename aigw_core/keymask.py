@@ -194,7 +194,8 @@ class _EscapedProbe:
     __slots__ = ("_as_signs", "_escapes", "_in_json", "_in_percent", "_text")
 
     def __init__(self, key: bytes) -> None:
-        # A key that has such signs itself could be taken for its own escapes: of that one the marks alone are told.
+        # Undoing could destroy a percent sign or a backslash of the key itself. A key that has one has no such text:
+        # whatever has an escape of one of its bytes is searched for it.
         text = b"" if _PERCENT in key or _BACKSLASH in key else key[_JUNK_MAX : _JUNK_MAX + _PROBE_SIZE]
         distinct = bytes(sorted(set(text)))
         # Control characters, since a letter or digit could complete another escape.

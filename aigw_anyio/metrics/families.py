@@ -124,8 +124,10 @@ RATE_LIMIT = _gauge(
 )
 EXCHANGES = _gauge("aigw_exchanges", "Exchanges that are running.")
 STREAMS = _gauge("aigw_streams", "Exchanges whose answer is on its way to the caller.")
-READING = _gauge("aigw_reading_connections", "Connections that wait for a turn to read on in a body.")
-READING_RESUMES = _counter("aigw_reading_resumes_total", "Times that reading a body went on in a later turn.")
+READING = _gauge("aigw_reading_connections", "Connections that wait for a turn to read on.")
+READING_RESUMES = _counter(
+    "aigw_reading_resumes_total", "Times that reading went on in a later turn: of a body, or of pipelined requests."
+)
 CONNECTIONS_ACCEPTED = _counter("aigw_connections_accepted_total", "Downstream connections accepted.")
 CONNECTIONS = _gauge("aigw_connections", "Downstream connections that are open.")
 CONNECTIONS_MAX = _gauge("aigw_connections_max", "Downstream connections that may be open at a time.")

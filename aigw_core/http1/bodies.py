@@ -106,7 +106,8 @@ class ChunkedReader:
         if self._at_chunk:
             # One whole chunk, as most reads of a stream are: a tenth fewer bytecode instructions an event.
             eol = data.find(b"\r\n", 0, _USUAL_LINE_MAX)
-            # Where no line ends, what is looked up has digits alone, so that the read cannot end with CRLF either.
+            # Without a CRLF, eol is -1 and all bytes but the last are looked up: if these are digits, there is no CRLF
+            # at the end either.
             size = _usual_sizes.get(data[:eol])
             if size is not None and eol + size + 4 == len(data) and data.endswith(b"\r\n"):
                 return data[eol + 2 : -2], None

@@ -21,7 +21,10 @@ from aigw_core.encodedanswer import (
 from aigw_core.headers import Headers
 from aigw_core.keymask import KeyMask
 from aigw_core.messages import CHUNKED, ResponseHead
-from aigw_core.usage.decoding import open_decoder
+from aigw_core.usage.decoding import STEP_BYTES, open_decoder
+from aigw_core.usage.meter import Meter
+from aigw_core.usage.profile import usage_profile
+from aigw_core.wires import Wire
 from tests import codings
 from tests.core.http1.reading import cuts_in, pieces_of
 from tests.core.keyspellings import spelled
@@ -185,3 +188,33 @@ def test_the_head_of_an_error_is_taken_once() -> None:
     one = answer(error=True)
     assert (one.holds_head, one.take_head(), one.holds_head, one.take_head()) == (True, HEAD, False, None)
     assert not answer(error=False).holds_head
+
+
+class Recorder(Meter):
+    """Remembers what it is given to read."""
+
+    def __init__(self) -> None:
+        super().__init__(Wire.CHAT_COMPLETIONS, usage_profile("openai"))
+        self.seen = b""
+
+    def read(self, piece: bytes) -> bytes:
+        self.seen += piece
+        return super().read(piece)
+
+
+@pytest.mark.parametrize("encoding", CODINGS)
+def test_the_meter_gets_all_that_was_decoded(encoding: bytes) -> None:
+    """In steps, and with what was held at the end since the key might have gone on."""
+    text = b"x" * (3 * STEP_BYTES) + b"\n" + KEY[:9]
+    body = CODINGS[encoding](text)
+    meter = Recorder()
+    one = EncodedAnswer(MASK, encoding, meter, is_error=False)
+    one.take(body)
+    steps = 0
+    out = b""
+    while one.is_unread:
+        out += one.step()
+        steps += 1
+    assert steps > 1
+    assert out + one.finish() == body
+    assert meter.seen == text

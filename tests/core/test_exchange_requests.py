@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from aigw_core.connection import Connection
-from aigw_core.effects import Effect, EmitFact, OpenFact, ReleaseUpstream, SendDownstream, SendUpstream
+from aigw_core.effects import Effect, EmitFact, OpenFact, ReleaseUpstream, SendDownstream, SendRequestBody, SendUpstream
 from aigw_core.exchange import Exchange
 from aigw_core.facts import Outcome
 from aigw_core.gateway import Gateway
@@ -18,7 +18,8 @@ from aigw_core.headers import Headers
 from aigw_core.messages import Length, RequestHead
 from aigw_core.policy import Timeouts
 from aigw_core.timers import Timer
-from aigw_core.work import TURN_BYTES
+from aigw_core.usage.decoding import STEP_BYTES
+from aigw_core.work import CHARGED_MIN, TURN_BYTES
 from tests.core.driver import (
     VIRTUAL_KEY,
     VIRTUAL_KEY_V2,
@@ -252,6 +253,19 @@ def test_bodies_that_come_whole_are_charged_to_their_key_and_wait_like_others() 
     assert waiting == 8 - (TURN_BYTES + len(body)) // len(body)
 
 
+def test_short_pieces_are_charged_what_they_may_decode_to() -> None:
+    """A piece of a hundred bytes can hold as much as a step reads."""
+    gateway = make_gateway()
+    whole, packed = encoded_request(words(3_000))
+    assert len(packed) < CHARGED_MIN
+    waiting = 0
+    for _ in range(2 * TURN_BYTES // STEP_BYTES):
+        paced = Paced(gateway)
+        paced.receive(whole)
+        waiting += paced.waiting()
+    assert waiting == TURN_BYTES // STEP_BYTES
+
+
 def test_a_refused_request_is_not_read_on() -> None:
     """A driver that resumes for as long as the machine wants it comes to an end."""
     whole, _ = encoded_request(words(400_000))
@@ -260,3 +274,27 @@ def test_a_refused_request_is_not_read_on() -> None:
     assert paced.waiting()
     paced.run(paced.machine.receive_upstream(paced.attempt, b"HTTP/1.1 400 Bad\r\nContent-Length: 5\r\n\r\nno", 0.0))
     assert not paced.waiting()
+
+
+def test_a_caller_denied_while_the_body_waits_sends_none_of_the_rest() -> None:
+    """On a wire without a rule the whole body would go with the last step of its reading."""
+    gateway = make_gateway()
+    exchange = Exchange(gateway, is_paced=True)
+    packed = gzip.compress(words(400_000), 1)
+    fields = [(b"Host", b"g"), (b"x-api-key", VIRTUAL_KEY), (b"Content-Encoding", b"gzip")]
+    head = RequestHead(b"POST", b"/anthropic/v1/messages", Headers.of(fields), Length(len(packed)))
+    exchange.request_head(head, 0.0)
+    exchange.upstream_connected(exchange.attempt, False, 0.0)
+    exchange.fact_opened(exchange.id, 0.0)
+    exchange.request_body(packed, 0.0)
+    exchange.request_end(0.0)
+    assert exchange.wants_resume
+    gateway.deny.put(f"blackhole.{TENANT}", b"spend", 1)
+    sent: list[SendRequestBody] = []
+    while _waits(exchange):
+        sent += [effect for effect in exchange.resume(0.0) if isinstance(effect, SendRequestBody)]
+    assert sent == []
+
+
+def _waits(exchange: Exchange) -> bool:
+    return exchange.wants_resume
