@@ -71,9 +71,9 @@ def fill(sources: Sources, record: OpenRecord) -> None:
     stats.connect_failures["openai", "tls"] = 3
     stats.retries["openai"] = 4
     gateway.active = 2
-    gateway.work.wait("a", "one")
+    gateway.work.wait((1, "a"), "one")
     gateway.work.turn()
-    gateway.work.wait("a", "two")
+    gateway.work.wait((1, "a"), "two")
     gateway.pool.checkin(gateway.policy.providers["groq"].origin, "handle", 0.0, idle_timeout=30.0)
     sources.connections, sources.streams, sources.connections_max = lambda: 12, lambda: 1, 400
     facts = sources.sink.stats

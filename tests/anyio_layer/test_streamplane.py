@@ -210,7 +210,7 @@ def test_a_bug_in_one_connection_keeps_no_other_from_reading_on(caplog: pytest.L
     work = WorkShares(4, 0.0)
     connections = [Resumed(fails=fails) for fails in (False, True, False)]
     for number, connection in enumerate(connections):
-        work.wait(number, connection)
+        work.wait((1, number), connection)
     plane.begin_turn(work)
     assert [connection.resumed for connection in connections] == [True, True, True]
     assert [connection.abandoned for connection in connections] == [False, True, False]
