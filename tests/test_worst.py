@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from typing import Final
 
@@ -62,14 +63,30 @@ def test_every_limit_of_its_own_has_a_reason() -> None:
 def test_a_search_is_the_same_each_time_and_finds_what_costs_more() -> None:
     parser = next(parser for parser in PARSERS if parser.name == "chunk extensions")
     cheap = Parser(parser.name, parser.read, parser.ordinary, b"", b"", parser.tokens, (b"\r\n",), size=SMALL)
-    found = []
-    for _ in range(2):
-        # Sizes that were read before cost less.
-        bodies._usual_sizes.clear()
-        found.append(search(cheap, instructions, steps=60, seed=1))
-    first, second = found
+    first, second = (search(cheap, instructions, steps=60, seed=1) for _ in range(2))
     assert first == second
     assert first.cost > 10 * worst_of(cheap, instructions).cost
+
+
+def test_what_the_collector_calls_is_not_counted() -> None:
+    """Hypothesis, for one, has it call a function."""
+    parser = next(parser for parser in PARSERS if parser.name == "anthropic-beta")
+    quiet = instructions(parser, parser.ordinary)
+    threshold = gc.get_threshold()
+    called: list[str] = []
+
+    def callback(phase: str, _: dict[str, int]) -> None:
+        called.append(phase)
+
+    gc.callbacks.append(callback)
+    gc.set_threshold(1)
+    try:
+        counted = instructions(parser, parser.ordinary)
+    finally:
+        gc.set_threshold(*threshold)
+        gc.callbacks.remove(callback)
+    assert called, "the collector ran"
+    assert counted == quiet
 
 
 def test_a_parser_that_takes_a_step_for_each_byte_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,8 +266,8 @@ def _pool_gives_oldest() -> list[Undo]:
 
 
 def _virtual_key_travels() -> list[Undo]:
-    kept = forwarding.__dict__["_MANAGED_ONLY_DROPPED"] - {b"api-key"}
-    return [_patch(forwarding, "_MANAGED_ONLY_DROPPED", kept)]
+    dropped = forwarding.__dict__["_folded_managed"]
+    return [_patch(forwarding, "_folded_managed", lambda names: dropped(names) - {b"api-key"})]
 
 
 def _pool_key_shown() -> list[Undo]:

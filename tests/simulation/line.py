@@ -143,7 +143,8 @@ class Line:
         self.world.at(self.world.rng.random() * 0.05, self._next_if_idle)
 
     def _next_if_idle(self) -> None:
-        if not (self._pieces or self._plans or self.exchanges):
+        # Whoever does not read asks for nothing more, unless it is pipelined: the gateway would not begin it.
+        if not (self._pieces or self._plans or self.exchanges or self._blocked):
             self.begin()
 
     def _leave(self, fault: Fault | None = None) -> None:
@@ -341,6 +342,7 @@ class Line:
     def _unblock(self) -> None:
         self._blocked = False
         self.feed("writable", self.machine.downstream_writable)
+        self._maybe_next()
 
     def _close(self, effect: CloseDownstream) -> None:
         require(self.closed is None, "closed twice")
